@@ -1,0 +1,405 @@
+"""What can be asked for: robots, scenes, resets, subtasks, tasks and the settings of one generation.
+
+All are frozen values that refuse to exist wrongly. Everything that belongs to an arm is keyed by end effector
+("right", "left") from the start; one arm is the case of one key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from factory.errors import SpecError, unknown_name
+from factory.scene import Predicate
+
+SelectionStrategy = Literal["random", "nearest_object", "nearest_eef"]
+STRATEGIES: tuple[SelectionStrategy, ...] = ("random", "nearest_object", "nearest_eef")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How a source segment is chosen among the demos.
+
+    Attributes:
+        strategy: "random"; "nearest_object" ranks by the distance of the reference object's pose at the start of the
+            source segment to its pose now; "nearest_eef" ranks by the distance of the transformed first measured
+            hand pose of the segment to the hand's pose now.
+        top_k: draw uniformly among this many nearest.
+        position_weight: cost per metre.
+        rotation_weight: cost per radian of the geodesic angle.
+    """
+
+    strategy: SelectionStrategy = "nearest_object"
+    top_k: int = 3
+    position_weight: float = 1.0
+    rotation_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise SpecError(unknown_name("selection strategy", self.strategy, STRATEGIES))
+        if self.top_k < 1:
+            raise SpecError(f"Selection.top_k is {self.top_k}; it must be at least 1")
+        if self.position_weight < 0 or self.rotation_weight < 0:
+            raise SpecError("Selection weights must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubtaskSpec:
+    """One object-centric piece of one arm's work.
+
+    Attributes:
+        name: a short verb, "grasp" or "insert".
+        object_ref: the object whose frame carries the motion; None keeps the motion where it was recorded.
+        end_signal: name of the task signal whose first rise ends the subtask; None for the last one only.
+        grasps: the object this subtask takes hold of, if any.
+        carries: the object the hand holds when this subtask begins, if any.
+        selection: how the source segment is chosen.
+        interpolation_steps: control steps of straight bridge to the segment's first pose.
+        fixed_steps: control steps that wait at the segment's first pose after the bridge.
+        noise_normalised: standard deviation of the action noise in normalised action units (MimicGen's unit).
+        noise_m: the same as metres on the three position dimensions; only when noise_normalised is 0.
+        noise_rad: the same as radians on the three rotation dimensions; only when noise_normalised is 0.
+        noise_on_bridge: whether the bridge gets noise too.
+        end_jitter_steps: inclusive range of control steps by which the source segment's end is moved, drawn per
+            attempt and demo; the next segment starts where this one ends. (0, 0) for the last.
+    """
+
+    name: str
+    object_ref: str | None
+    end_signal: str | None = None
+    grasps: str | None = None
+    carries: str | None = None
+    selection: Selection = field(default_factory=Selection)
+    interpolation_steps: int = 5
+    fixed_steps: int = 0
+    noise_normalised: float = 0.05
+    noise_m: float = 0.0
+    noise_rad: float = 0.0
+    noise_on_bridge: bool = False
+    end_jitter_steps: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        low, high = self.end_jitter_steps
+        if low > high:
+            raise SpecError(f"subtask {self.name!r}: end_jitter_steps {self.end_jitter_steps} has its ends swapped")
+        if self.end_signal is None and (low, high) != (0, 0):
+            raise SpecError(f"subtask {self.name!r} is the last: its end is the demo's end, end_jitter_steps must be (0, 0)")
+        if self.interpolation_steps < 0 or self.fixed_steps < 0:
+            raise SpecError(f"subtask {self.name!r}: steps must not be negative")
+        if min(self.noise_normalised, self.noise_m, self.noise_rad) < 0:
+            raise SpecError(f"subtask {self.name!r}: noise must not be negative")
+        if self.noise_normalised and (self.noise_m or self.noise_rad):
+            raise SpecError(f"subtask {self.name!r}: give noise_normalised, or noise_m and noise_rad, not both")
+        if self.object_ref is None and self.selection.strategy == "nearest_object":
+            raise SpecError(f"subtask {self.name!r} has no object_ref, so it cannot select by nearest_object")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EefSpec:
+    """One end effector of a robot.
+
+    Attributes:
+        frame: the simulator's name of the grip frame, "site:..." or "body:...".
+        base_frame: frame its commands refer to, in the same notation.
+        arm_action: [start, stop) of the six pose dimensions in the action vector.
+        gripper_action: [start, stop) of the gripper dimensions.
+        position_scale_m: metres per unit of normalised action.
+        rotation_scale_rad: radians per unit of normalised action.
+        arm_joints: joint names in the simulator, in order.
+        gripper_joints: likewise for the fingers.
+        gripper_closed: gripper command that closes; the opposite sign opens.
+        fingers: contact group name -> geoms ("geom:...") of each opposing finger; a grasp touches all of them.
+    """
+
+    frame: str
+    base_frame: str
+    arm_action: tuple[int, int]
+    gripper_action: tuple[int, int]
+    position_scale_m: float
+    rotation_scale_rad: float
+    arm_joints: tuple[str, ...]
+    gripper_joints: tuple[str, ...]
+    gripper_closed: float = 1.0
+    fingers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.arm_action[1] - self.arm_action[0] != 6:
+            raise SpecError(f"arm_action {self.arm_action} must span six pose dimensions")
+        if self.position_scale_m <= 0 or self.rotation_scale_rad <= 0:
+            raise SpecError("position_scale_m and rotation_scale_rad must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotSpec:
+    """A robot and how it is commanded.
+
+    Attributes:
+        name: the simulator's name of the robot model.
+        lerobot_type: `robot_type` written into datasets.
+        eefs: end-effector name -> its specification.
+        action_dim: width of the whole action vector.
+        control_hz: rate of actions; also the frame rate of datasets.
+    """
+
+    name: str
+    lerobot_type: str
+    eefs: Mapping[str, EefSpec]
+    action_dim: int
+    control_hz: int = 20
+
+    def __post_init__(self) -> None:
+        taken: list[int] = []
+        for eef in self.eefs.values():
+            taken += [*range(*eef.arm_action), *range(*eef.gripper_action)]
+        if not self.eefs or sorted(taken) != list(range(self.action_dim)):
+            raise SpecError(f"robot {self.name!r}: end effectors must tile its {self.action_dim} action dimensions once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectSpec:
+    """An object of the scene as the simulator knows it.
+
+    Attributes:
+        frame: what its pose is read from, "body:NAME" or "site:NAME".
+        body: the body that is placed at reset: by its free joint, or by editing the model when it has none.
+        contact: what counts as touching it, a tuple of "body:NAME" (with everything below) and "geom:NAME".
+    """
+
+    frame: str
+    body: str
+    contact: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxSpec:
+    """A free box on the table, for scenes the project builds itself: half sizes in metres, colour 0..1."""
+
+    half_size_m: tuple[float, float, float]
+    rgba: tuple[float, float, float, float]
+    material: str = ""
+    density: float = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneSpec:
+    """A scene as data.
+
+    Attributes:
+        base: "table" for a table with `boxes`, a robosuite environment's name, or "package.module:Class" of one.
+        options: keyword arguments of the environment.
+        boxes: free boxes by name, for base "table".
+        objects: objects that predicates and subtasks may name.
+        joints: joint group name -> joint names, for scene joints (a hinge, a latch).
+        contacts: pairs of contact groups that predicates ask about: object names, finger groups of the robot.
+        clearances_mm: what has to fit, for people: "nut in peg" -> 4.0.
+        hidden_bodies: bodies moved far below the floor because the task has no use for them.
+    """
+
+    base: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    boxes: Mapping[str, BoxSpec] = field(default_factory=dict)
+    objects: Mapping[str, ObjectSpec]
+    joints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    contacts: tuple[tuple[str, str], ...] = ()
+    clearances_mm: Mapping[str, float] = field(default_factory=dict)
+    hidden_bodies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementSpec:
+    """Where one object may start, uniformly.
+
+    Attributes:
+        object: the object's name.
+        x_m: range about the reference point, metres; likewise y_m.
+        y_m: see x_m.
+        z_m: range of the height of the object's frame above the reference point, metres.
+        yaw_rad: range of the turn about the vertical, applied after `quat_wxyz`.
+        reference_m: the point the ranges refer to, world frame.
+        quat_wxyz: orientation at yaw 0.
+        radius_m: horizontal radius used to keep objects apart.
+    """
+
+    object: str
+    x_m: tuple[float, float]
+    y_m: tuple[float, float]
+    z_m: tuple[float, float]
+    yaw_rad: tuple[float, float] = (0.0, 2.0 * math.pi)
+    reference_m: tuple[float, float, float]
+    quat_wxyz: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    radius_m: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("x_m", "y_m", "z_m", "yaw_rad"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise SpecError(f"placement of {self.object!r}: {name} {low, high} has its ends swapped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResetSpec:
+    """The distribution of starts of one variant.
+
+    Attributes:
+        placements: one per object that moves, placed in this order.
+        min_gap_m: horizontal gap kept between the radii of any two placed objects.
+        joint_noise_rad: standard deviation of the arm's start posture.
+    """
+
+    placements: tuple[PlacementSpec, ...]
+    min_gap_m: float = 0.0
+    joint_noise_rad: float = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task: its scene, starts, subtasks per arm, and what counts as done.
+
+    Attributes:
+        name: the name users type.
+        instruction: what the robot is told, one English sentence.
+        paraphrases: other ways to say it.
+        robot: who does it.
+        scene: where.
+        resets: variant name ("D0", "D1", ...) -> distribution of starts.
+        subtasks: end-effector name -> its subtasks in order.
+        signals: name -> predicate that rises when a subtask is done.
+        held: object name -> predicate that is true while a hand holds it.
+        success: predicate of the finished task.
+        settle_steps: control steps of holding still before an attempt starts (not part of the episode).
+        success_hold_steps: control steps at the end during which success has to stay true.
+        aliases: name used in other people's files -> our name, for objects and signals.
+        environments: names of environments in other people's files that are this task.
+        description: one line for lists.
+    """
+
+    name: str
+    instruction: str
+    paraphrases: tuple[str, ...] = ()
+    robot: RobotSpec
+    scene: SceneSpec
+    resets: Mapping[str, ResetSpec]
+    subtasks: Mapping[str, tuple[SubtaskSpec, ...]]
+    signals: Mapping[str, Predicate]
+    held: Mapping[str, Predicate] = field(default_factory=dict)
+    success: Predicate
+    settle_steps: int = 10
+    success_hold_steps: int = 10
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    environments: tuple[str, ...] = ()
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if set(self.subtasks) != set(self.robot.eefs):
+            raise SpecError(
+                f"task {self.name!r} has subtasks for {sorted(self.subtasks)} but robot {self.robot.name!r} has end "
+                f"effectors {sorted(self.robot.eefs)}"
+            )
+        for eef, chain in self.subtasks.items():
+            if not chain:
+                raise SpecError(f"task {self.name!r}: end effector {eef!r} has no subtasks")
+            for i, sub in enumerate(chain):
+                self._check_subtask(eef, sub, last=i == len(chain) - 1)
+        for variant, reset in self.resets.items():
+            for placement in reset.placements:
+                if placement.object not in self.scene.objects:
+                    raise SpecError(f"task {self.name!r} {variant}: " + unknown_name("object", placement.object, self.scene.objects))
+
+    def _check_subtask(self, eef: str, sub: SubtaskSpec, *, last: bool) -> None:
+        where = f"task {self.name!r}, {eef}, subtask {sub.name!r}: "
+        for role, name in (("object_ref", sub.object_ref), ("grasps", sub.grasps), ("carries", sub.carries)):
+            if name is not None and name not in self.scene.objects:
+                raise SpecError(f"{where}{role}: " + unknown_name("object", name, self.scene.objects))
+        if (sub.end_signal is None) != last:
+            raise SpecError(f"{where}every subtask but the last needs an end_signal, and the last must have none")
+        if sub.end_signal is not None and sub.end_signal not in self.signals:
+            raise SpecError(where + unknown_name("signal", sub.end_signal, self.signals))
+
+    def reset(self, variant: str) -> ResetSpec:
+        """Return the variant's distribution of starts, or say which exist."""
+        if variant not in self.resets:
+            raise SpecError(f"task {self.name!r}: " + unknown_name("variant", variant, self.resets))
+        return self.resets[variant]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSpec:
+    """The settings of one generation; None means "as the task says".
+
+    Attributes:
+        variant: which reset distribution.
+        seed: the job's seed; an attempt's randomness depends on it and on the attempt's index alone.
+        select_per: "episode" chooses one source demo at the first subtask and stays with it; "subtask" chooses anew.
+        selection: replaces every subtask's selection.
+        end_jitter_steps: replaces every non-last subtask's range.
+        noise_normalised: replaces every subtask's action noise.
+        interpolation_steps: replaces every subtask's bridge length.
+        fixed_steps: replaces every subtask's wait.
+        transform_first_pose: also bridge later subtasks to the transformed first *measured* hand pose (the first
+            subtask always does) before following the transformed targets.
+        bridge_from: "last_target" starts later bridges at the previous commanded pose, "current" at the measured one.
+        untransformed: replay the chosen source as it was recorded; the control that shows what carrying adds.
+        segmentation: "stored" prefers signals in the file, "predicates" evaluates the task's, "automatic" ignores both.
+        max_steps: an attempt that would run longer is cut and fails with "timeout".
+    """
+
+    variant: str = "D0"
+    seed: int = 0
+    select_per: Literal["episode", "subtask"] = "episode"
+    selection: Selection | None = None
+    end_jitter_steps: tuple[int, int] | None = None
+    noise_normalised: float | None = None
+    interpolation_steps: int | None = None
+    fixed_steps: int | None = None
+    transform_first_pose: bool = False
+    bridge_from: Literal["last_target", "current"] = "last_target"
+    untransformed: bool = False
+    segmentation: Literal["stored", "predicates", "automatic"] = "stored"
+    max_steps: int = 3000
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise SpecError(f"seed is {self.seed}; it must not be negative")
+        if self.max_steps < 1:
+            raise SpecError(f"max_steps is {self.max_steps}; it must be positive")
+        if self.noise_normalised is not None and self.noise_normalised < 0:
+            raise SpecError(f"noise_normalised is {self.noise_normalised}; it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSpec:
+    """How episodes are turned into pictures.
+
+    Attributes:
+        cameras: camera names of the scene.
+        width: pixels, even; likewise height.
+        height: see width.
+        preset: "faithful" is pixel-equal to robosuite's own image; "fast" drops shadows, reflections, multisampling.
+        visual_seed: None keeps the scene's looks; a number draws lights, colours and textures from it per episode.
+        camera_jitter_m: standard deviation of the cameras' displacement, used with a visual seed.
+        camera_jitter_rad: standard deviation of their turn.
+        codec: "h264" or "av1".
+    """
+
+    cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
+    width: int = 256
+    height: int = 256
+    preset: Literal["faithful", "fast"] = "faithful"
+    visual_seed: int | None = None
+    camera_jitter_m: float = 0.0
+    camera_jitter_rad: float = 0.0
+    codec: Literal["h264", "av1"] = "h264"
+
+    def __post_init__(self) -> None:
+        if self.width % 2 or self.height % 2 or min(self.width, self.height) < 16:
+            raise SpecError(f"image size {self.width}x{self.height}: both must be even and at least 16 (yuv420p video)")
+        if len(set(self.cameras)) != len(self.cameras):
+            raise SpecError(f"cameras {self.cameras} name one twice")
+        if self.preset not in ("faithful", "fast"):
+            raise SpecError(unknown_name("render preset", self.preset, ("faithful", "fast")))
+        if self.codec not in ("h264", "av1"):
+            raise SpecError(unknown_name("codec", self.codec, ("h264", "av1")))
+        if self.visual_seed is None and (self.camera_jitter_m or self.camera_jitter_rad):
+            raise SpecError("camera jitter needs a visual seed")

@@ -1,0 +1,53 @@
+"""Makes robosuite 1.5.2 run on MuJoCo 3.10 and later. Measured against mujoco 4.0.0; see tests/test_robosuite.py.
+
+Two things changed under robosuite: `mj_fullM` takes `(model, data, dst)` and `MjData.qM` is gone, and an `np.int32` no
+longer equals the joint-type enum it came from. Both are repaired here, nowhere else.
+"""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from robosuite.controllers.parts.controller import Controller
+from robosuite.utils.binding_utils import MjModel
+
+_JOINT_QPOS = {mujoco.mjtJoint.mjJNT_FREE.value: 7, mujoco.mjtJoint.mjJNT_BALL.value: 4}
+_JOINT_QVEL = {mujoco.mjtJoint.mjJNT_FREE.value: 6, mujoco.mjtJoint.mjJNT_BALL.value: 3}
+
+
+def apply() -> None:
+    """Patch robosuite once; calling it again changes nothing."""
+    if tuple(int(part) for part in mujoco.mj_versionString().split(".")[:2]) < (3, 10):
+        return
+    MjModel.get_joint_qpos_addr = _qpos_address
+    MjModel.get_joint_qvel_addr = _qvel_address
+    Controller.update = _update
+
+
+def _qpos_address(model: MjModel, name: str) -> int | tuple[int, int]:
+    joint = model.joint_name2id(name)
+    start, width = model.jnt_qposadr[joint], _JOINT_QPOS.get(int(model.jnt_type[joint]), 1)
+    return start if width == 1 else (start, start + width)
+
+
+def _qvel_address(model: MjModel, name: str) -> int | tuple[int, int]:
+    joint = model.joint_name2id(name)
+    start, width = model.jnt_dofadr[joint], _JOINT_QVEL.get(int(model.jnt_type[joint]), 1)
+    return start if width == 1 else (start, start + width)
+
+
+def _update(controller: Controller, force: bool = False) -> None:  # noqa: FBT001, FBT002 - robosuite's signature
+    """Read the arm's state once per simulation step, as the original does, with the mass matrix of newer MuJoCo."""
+    if not (controller.new_update or force):
+        return
+    if force or not controller.lite_physics:
+        controller.sim.forward()
+    if controller.ref_name is not None:
+        controller.update_reference_data()
+    data = controller.sim.data
+    controller.joint_pos = np.array(data.qpos[controller.qpos_index])
+    controller.joint_vel = np.array(data.qvel[controller.qvel_index])
+    full = np.empty((controller.sim.model.nv, controller.sim.model.nv))
+    mujoco.mj_fullM(controller.sim.model._model, data._data, full)
+    controller.mass_matrix = full[controller.qvel_index, :][:, controller.qvel_index]
+    controller.new_update = False
