@@ -1,17 +1,40 @@
-"""Demonstrations: what a file holds, and what it means once a backend has read its states."""
+"""Demonstrations: what a file holds, and what it means once a backend has read its states.
+
+`read_demos` knows four formats by their structure and returns what is stored: nothing in a file is executed or
+followed, and a stored simulator model is not even parsed. `write_demos` writes the project's own format.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import DemoError
+from factory.hdf5 import CheckedFile, open_checked
 from factory.scene import SceneState
 
 Array = NDArray[np.float64]
+
+SEED_FORMAT = "trajectory-factory-demos"
+SEED_VERSION = 1
+
+_FORMATS = (
+    "a robosuite collection (/data attribute 'env'), robomimic or MimicGen ('env_args'), "
+    f"Isaac Lab Mimic ('env_args' of type 2) or this project's own (attribute format={SEED_FORMAT!r})"
+)
+_ISAACLAB_TYPE = 2
+"""robomimic's number for environments of Isaac Lab, in `env_args`."""
+_POSE_TOLERANCE = 1e-3
+"""Entries of R^T R - 1 and of the bottom row; float32 poses of long kinematic chains stay far below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +115,338 @@ class AnnotatedDemo:
         for group, arrays in groups.items():
             for key, array in arrays.items():
                 if len(array) != n:
-                    raise DemoError(f"demo {self.name!r}: {group}[{key!r}] has {len(array)} rows where {n} are expected")
+                    raise DemoError(
+                        f"demo {self.name!r}: {group}[{key!r}] has {len(array)} rows where {n} are expected"
+                    )
 
     def __len__(self) -> int:
         return len(next(iter(self.T_world_eef.values())))
+
+
+def read_demos(path: Path | str) -> tuple[Demo, ...]:
+    """Return the demonstrations of an HDF5 file, `demo_2` before `demo_10`.
+
+    Every array is float64 (signals bool), finite, and as long as the demo's actions; poses are rigid.
+
+    Raises:
+        DemoError: one sentence with the file, the key, what was found there and what would be accepted.
+    """
+    with open_checked(path) as f:
+        if f.attribute("/", "format") == SEED_FORMAT:
+            return _read_seeds(f)
+        if not f.has_group("data"):
+            raise f.error("data", f"is missing, the file holds {f.children('/')}; expected {_FORMATS}")
+        names = sorted(f.children("data"), key=_natural)
+        if not names:
+            raise f.error("data", "holds no demonstrations; at least one group 'demo_...' is expected")
+        read_one = _reader(f, names[0])
+        demos = tuple(read_one(f, name) for name in names)
+    _check_widths(f, demos)
+    return demos
+
+
+def write_demos(path: Path | str, demos: Sequence[Demo]) -> None:
+    """Write demos in the project's own format so that `read_demos` returns them equal in every field and bit.
+
+    The same demos give the same bytes. The file appears at once, whole, under its name.
+
+    Raises:
+        DemoError: a demo that `read_demos` would refuse.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with h5py.File(partial, "w", locking=False) as f:
+            f.attrs["format"], f.attrs["version"] = SEED_FORMAT, SEED_VERSION
+            data = f.create_group("data")
+            for i, demo in enumerate(demos):
+                _write_seed(data.create_group(f"demo_{i}"), demo, f"{path}: 'data/demo_{i}")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _reader(f: CheckedFile, first: str) -> Callable[[CheckedFile, str], Demo]:
+    if f.attribute("data", "env_args") is not None:
+        isaac = _env_args(f).get("type") == _ISAACLAB_TYPE or f.has_group(f"data/{first}/obs/datagen_info")
+        return _read_isaaclab if isaac else _read_robomimic
+    if f.attribute("data", "env") is not None:
+        return _read_robosuite
+    raise f.error("data", f"has neither attribute 'env_args' nor 'env', so its format is unknown; expected {_FORMATS}")
+
+
+# ---- one reader per format ------------------------------------------------------------------------------------------
+
+
+def _read_robosuite(f: CheckedFile, name: str) -> Demo:
+    """What robosuite's collection script writes: states and actions; `model_file` stays untouched."""
+    base = f"data/{name}"
+    actions = _actions(f, base)
+    info = _json(f, "env_info")
+    return Demo(
+        name=name,
+        path=str(f.path),
+        format="robosuite",
+        environment=_text(f.attribute("data", "env")),
+        control_hz=_rate(info.get("control_freq")),
+        actions=actions,
+        states=_states(f, base, len(actions), required=True),
+        attributes=_facts(f, base, "date", "time", "repository_version", "env_info"),
+    )
+
+
+def _read_robomimic(f: CheckedFile, name: str) -> Demo:
+    """Robomimic's layout, with MimicGen's `datagen_info` where a file was prepared for it; `obs` is not needed."""
+    base, info = f"data/{name}", f"data/{name}/datagen_info"
+    actions = _actions(f, base)
+    rows, args = len(actions), _env_args(f)
+    kwargs = args.get("env_kwargs")
+    return Demo(
+        name=name,
+        path=str(f.path),
+        format="robomimic",
+        environment=_text(args.get("env_name")),
+        control_hz=_rate(kwargs.get("control_freq") if isinstance(kwargs, dict) else None),
+        actions=actions,
+        states=_states(f, base, rows, required=not f.has_group(info)),
+        T_world_eef=_all(f, f"{info}/eef_pose", rows, _poses),
+        T_world_eef_target=_all(f, f"{info}/target_pose", rows, _poses),
+        gripper=_all(f, f"{info}/gripper_action", rows, _rows),
+        T_world_object=_all(f, f"{info}/object_poses", rows, _poses),
+        signals=_all(f, f"{info}/subtask_term_signals", rows, _truths),
+        attributes=_facts(f, base, "env_args", "success"),
+    )
+
+
+def _read_isaaclab(f: CheckedFile, name: str) -> Demo:
+    """Isaac Lab Mimic's annotated layout; its states are named arrays of another simulator and are not read."""
+    base, info = f"data/{name}", f"data/{name}/obs/datagen_info"
+    if not f.has_group(info):
+        raise f.error(
+            info, "is missing; an Isaac Lab file must be annotated first (eef_pose, target_eef_pose, object_pose)"
+        )
+    actions = _actions(f, base)
+    rows, args = len(actions), _env_args(f)
+    return Demo(
+        name=name,
+        path=str(f.path),
+        format="isaaclab",
+        environment=_text(args.get("env_name")),
+        control_hz=_isaaclab_rate(args),
+        actions=actions,
+        T_world_eef=_all(f, f"{info}/eef_pose", rows, _poses, required=True),
+        T_world_eef_target=_all(f, f"{info}/target_eef_pose", rows, _poses, required=True),
+        T_world_object=_all(f, f"{info}/object_pose", rows, _poses),
+        signals=_all(f, f"{info}/subtask_term_signals", rows, _truths),
+        attributes=_facts(f, base, "env_args", "success", "seed"),
+    )
+
+
+def _read_seeds(f: CheckedFile) -> tuple[Demo, ...]:
+    version = f.attribute("/", "version")
+    if version != SEED_VERSION:
+        raise f.error("/", f"has version {version!r} of {SEED_FORMAT}; this reader knows version {SEED_VERSION}")
+    names = sorted(f.children("data"), key=_natural)
+    if not names:
+        raise f.error("data", "holds no demonstrations; at least one group 'demo_...' is expected")
+    return tuple(_read_seed(f, f"data/{name}") for name in names)
+
+
+def _read_seed(f: CheckedFile, base: str) -> Demo:
+    actions = _actions(f, base)
+    rows = len(actions)
+    states = {"states": _states(f, base, rows, required=True)} if f.has_array(f"{base}/states") else {}
+    return Demo(
+        name=_text(f.attribute(base, "name")),
+        path=_text(f.attribute(base, "path")),
+        format=_text(f.attribute(base, "format")),
+        environment=_text(f.attribute(base, "environment")),
+        control_hz=_rate(f.attribute(base, "control_hz")),
+        actions=actions,
+        T_world_eef=_all(f, f"{base}/T_world_eef", rows, _poses),
+        T_world_eef_target=_all(f, f"{base}/T_world_eef_target", rows, _poses),
+        gripper=_all(f, f"{base}/gripper", rows, _rows),
+        T_world_object=_all(f, f"{base}/T_world_object", rows, _poses),
+        signals=_all(f, f"{base}/signals", rows, _truths),
+        attributes={key: _text(value) for key, value in _json(f, "attributes", base).items()},
+        **states,
+    )
+
+
+def _write_seed(group: h5py.Group, demo: Demo, base: str) -> None:
+    for key in ("name", "path", "format", "environment"):
+        group.attrs[key] = getattr(demo, key)
+    if demo.control_hz is not None:
+        group.attrs["control_hz"] = float(demo.control_hz)
+    group.attrs["attributes"] = json.dumps(dict(demo.attributes), sort_keys=True)
+    for key, array, as_read in _seed_arrays(demo):
+        where = f"{base}/{key}' (demo {demo.name!r})"
+        if any(not part or part == "." for part in key.split("/")) or key.count("/") > 1:
+            raise DemoError(f"{where} is not a usable name; names are not empty, not '.' and hold no '/'")
+        checked = as_read(array, len(demo.actions), where)
+        with np.errstate(over="ignore"):
+            single = checked.astype("<f4") if checked.dtype == np.float64 else checked
+        # Half the size where nothing is lost: recorded actions are float32 numbers, states are not.
+        stored = single if np.array_equal(single, checked) else checked.astype("<f8")
+        rows = max(1, min(len(stored), (1 << 20) // max(1, stored[:1].nbytes)))
+        packed = {"chunks": (rows, *stored.shape[1:]), "compression": "gzip", "compression_opts": 9, "shuffle": True}
+        group.create_dataset(key, data=stored, track_times=False, **(packed if stored.size else {}))
+
+
+def _seed_arrays(demo: Demo) -> Iterator[tuple[str, NDArray[Any], Callable[..., NDArray[Any]]]]:
+    """Every array of a demo: its key in the file, its value, and the check that reading will make."""
+    yield "actions", demo.actions, _rows
+    if demo.states.shape != (0, 0):
+        yield "states", demo.states, _state_rows
+    for field_name, as_read in (
+        ("T_world_eef", _poses),
+        ("T_world_eef_target", _poses),
+        ("gripper", _rows),
+        ("T_world_object", _poses),
+        ("signals", _truths),
+    ):
+        for key, array in getattr(demo, field_name).items():
+            yield f"{field_name}/{key}", array, as_read
+
+
+# ---- what arrays have to look like ----------------------------------------------------------------------------------
+
+
+def _numbers(array: NDArray[Any], expected: str, where: str, *, fits: bool) -> Array:
+    if not fits:
+        raise DemoError(f"{where} has shape {array.shape}; expected {expected}")
+    numbers = np.asarray(array, np.float64)
+    bad = np.argwhere(~np.isfinite(numbers))
+    if len(bad):
+        raise DemoError(f"{where} is {numbers[tuple(bad[0])]} at {bad[0].tolist()}; every number must be finite")
+    return numbers
+
+
+def _rows(array: NDArray[Any], rows: int, where: str) -> Array:
+    fits = array.ndim == 2 and len(array) == rows >= 1
+    return _numbers(array, f"({rows or 'at least 1'}, n), one row per action", where, fits=fits)
+
+
+def _state_rows(array: NDArray[Any], rows: int, where: str) -> Array:
+    fits = array.ndim == 2 and len(array) in (rows, rows + 1) and array.shape[1] > 0
+    return _numbers(array, f"({rows}, n) or ({rows + 1}, n), a flat simulator state per action", where, fits=fits)
+
+
+def _poses(array: NDArray[Any], rows: int, where: str) -> Array:
+    T = _numbers(array, f"({rows}, 4, 4), one pose per action", where, fits=array.shape == (rows, 4, 4))
+    R = T[:, :3, :3]
+    off = np.abs(np.swapaxes(R, 1, 2) @ R - np.eye(3)).max(axis=(1, 2))
+    off = np.maximum(off, np.abs(T[:, 3] - (0, 0, 0, 1)).max(axis=1))
+    off = np.where(np.linalg.det(R) > 0, off, np.inf)
+    if off.max() > _POSE_TOLERANCE:
+        raise DemoError(f"{where} is not a rigid pose at row {int(np.argmax(off > _POSE_TOLERANCE))}")
+    return T
+
+
+def _truths(array: NDArray[Any], rows: int, where: str) -> NDArray[np.bool_]:
+    if array.shape not in ((rows,), (rows, 1)):
+        raise DemoError(f"{where} has shape {array.shape}; expected ({rows},) or ({rows}, 1), one value per action")
+    bad = np.flatnonzero((array != 0) & (array != 1))
+    if len(bad):
+        raise DemoError(f"{where} is {array.reshape(-1)[bad[0]]} at row {bad[0]}; a signal is 0 or 1")
+    return array.reshape(rows).astype(np.bool_)
+
+
+# ---- parts of a file ------------------------------------------------------------------------------------------------
+
+
+def _actions(f: CheckedFile, base: str) -> Array:
+    key = f"{base}/actions"
+    actions = f.array(key)
+    where = f"{f.path}: {key!r}"
+    if actions.ndim != 2 or 0 in actions.shape:
+        raise DemoError(f"{where} has shape {actions.shape}; expected (steps, action width), both at least 1")
+    return _numbers(actions, "", where, fits=True)
+
+
+def _states(f: CheckedFile, base: str, rows: int, *, required: bool) -> Array:
+    key = f"{base}/states"
+    if not f.has_array(key):
+        if not required:
+            return np.empty((0, 0))
+        raise f.error(
+            key, f"is missing, its demo holds {f.children(base)}; flat simulator states or 'datagen_info' are expected"
+        )
+    return _state_rows(f.array(key), rows, f"{f.path}: {key!r}")
+
+
+def _all(
+    f: CheckedFile, key: str, rows: int, check: Callable[[NDArray[Any], int, str], Any], *, required: bool = False
+) -> dict[str, Any]:
+    """Return a group's arrays by name; a lone array in the group's place belongs to the only arm, "right"."""
+    keys = {"right": key} if f.has_array(key) else {name: f"{key}/{name}" for name in sorted(f.children(key))}
+    if required and not keys:
+        raise f.error(key, f"is missing or empty, its group holds {f.children(key.rpartition('/')[0])}")
+    return {name: check(f.array(at), rows, f"{f.path}: {at!r}") for name, at in keys.items()}
+
+
+def _json(f: CheckedFile, attribute: str, base: str = "data") -> dict[str, Any]:
+    text = f.attribute(base, attribute)
+    if text is None:
+        return {}
+    try:
+        value = json.loads(str(text))
+    except (ValueError, RecursionError) as e:
+        raise f.error(base, f"has an attribute {attribute!r} that is not JSON ({e})") from e
+    if not isinstance(value, dict):
+        raise f.error(
+            base, f"has an attribute {attribute!r} that is a JSON {type(value).__name__}; an object is expected"
+        )
+    return value
+
+
+def _env_args(f: CheckedFile) -> dict[str, Any]:
+    return _json(f, "env_args")
+
+
+def _isaaclab_rate(args: dict[str, Any]) -> float | None:
+    """Control rate from the physics step and its decimation."""
+    sim = args.get("sim_args")
+    dt, decimation = (sim.get("dt"), sim.get("decimation")) if isinstance(sim, dict) else (None, None)
+    dt, decimation = _rate(dt), _rate(decimation)
+    return None if dt is None or decimation is None else 1.0 / (dt * decimation)
+
+
+def _rate(value: object) -> float | None:
+    """Return a positive finite number, or None where a file says something else."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return float(value) if ok else None  # type: ignore[arg-type]
+
+
+def _facts(f: CheckedFile, base: str, *names: str) -> dict[str, str]:
+    """Return the named attributes of the demo, or of the whole file, as text."""
+    found = {}
+    for name in names:
+        value = f.attribute(base, name)
+        value = f.attribute("data", name) if value is None else value
+        if value is not None:
+            found[name] = _text(value)
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _check_widths(f: CheckedFile, demos: Sequence[Demo]) -> None:
+    """Demos of one file belong to one environment, so their rows are equally wide."""
+    for what in ("actions", "states"):
+        first = getattr(demos[0], what).shape[1]
+        for demo in demos:
+            width = getattr(demo, what).shape[1]
+            if width != first:
+                raise f.error(
+                    f"data/{demo.name}/{what}", f"has rows of {width} numbers where {demos[0].name!r} has {first}"
+                )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that compares runs of digits as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -121,10 +121,13 @@ class SimBackend(Protocol):
     num_envs: int
     determinism: Literal["bitwise", "statistical"]
 
-    def reset(self, env: int, placements: Mapping[str, Array], rng: np.random.Generator) -> SceneState:
-        """Start environment `env` with objects at the given ``(4, 4)`` world poses; `rng` draws the robot's posture.
+    def reset(
+        self, env: int, placements: Mapping[str, Array], rng: np.random.Generator, *, joint_noise_rad: float = 0.02
+    ) -> SceneState:
+        """Start environment `env` with object bodies at the given ``(4, 4)`` world poses.
 
-        Returns the state before the first step, leading axis 1.
+        `rng` draws the arm's start posture, normal about its home with `joint_noise_rad`, and whatever the simulator
+        places itself. Returns the state before the first step, leading axis 1.
         """
         ...
 

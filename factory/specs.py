@@ -340,8 +340,11 @@ class GenerationSpec:
         transform_first_pose: also bridge later subtasks to the transformed first *measured* hand pose (the first
             subtask always does) before following the transformed targets.
         bridge_from: "last_target" starts later bridges at the previous commanded pose, "current" at the measured one.
+        keep: "hand" carries the hand's pose relative to the reference object, as MimicGen does; "object" also turns and
+            shifts the hand so that the *carried* object moves as it did in the source, whatever the grasp was like.
         untransformed: replay the chosen source as it was recorded; the control that shows what carrying adds.
         segmentation: "stored" prefers signals in the file, "predicates" evaluates the task's, "automatic" ignores both.
+        paraphrases: word each episode's instruction in one of the task's ways, drawn with its selection stream.
         max_steps: an attempt that would run longer is cut and fails with "timeout".
     """
 
@@ -355,8 +358,10 @@ class GenerationSpec:
     fixed_steps: int | None = None
     transform_first_pose: bool = False
     bridge_from: Literal["last_target", "current"] = "last_target"
+    keep: Literal["hand", "object"] = "hand"
     untransformed: bool = False
     segmentation: Literal["stored", "predicates", "automatic"] = "stored"
+    paraphrases: bool = False
     max_steps: int = 3000
 
     def __post_init__(self) -> None:

@@ -6,10 +6,16 @@ longer equals the joint-type enum it came from. Both are repaired here, nowhere 
 
 from __future__ import annotations
 
+import logging
+
 import mujoco
 import numpy as np
-from robosuite.controllers.parts.controller import Controller
-from robosuite.utils.binding_utils import MjModel
+
+# robosuite logs advice about optional parts while it is imported and while it builds; only errors are for our users.
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+from robosuite.controllers.parts.controller import Controller  # noqa: E402
+from robosuite.utils.binding_utils import MjModel  # noqa: E402
 
 _JOINT_QPOS = {mujoco.mjtJoint.mjJNT_FREE.value: 7, mujoco.mjtJoint.mjJNT_BALL.value: 4}
 _JOINT_QVEL = {mujoco.mjtJoint.mjJNT_FREE.value: 6, mujoco.mjtJoint.mjJNT_BALL.value: 3}

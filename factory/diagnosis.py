@@ -1,0 +1,209 @@
+"""Why an attempt failed: the subtask and arm it happened in, and a reason with a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.scene import SceneState
+from factory.specs import SubtaskSpec, TaskSpec
+
+Array = NDArray[np.float64]
+
+REASONS: Mapping[str, str] = {
+    "unstable_simulation": "the simulator diverged",
+    "timeout": "the attempt exceeded its step limit",
+    "object_lost": "an object left the workspace",
+    "unreachable": "the hand stayed away from its target",
+    "gripper_stuck": "the gripper was commanded but did not move",
+    "missed_grasp": "the hand closed without holding the object",
+    "dropped": "the object left the closed hand",
+    "misplaced": "the object was released in the wrong place",
+    "not_achieved": "the motion ended without its effect",
+    "success_lost": "success was reached but did not last",
+    "constraint_deadlock": "arms waited for each other",
+    "infrastructure": "the worker failed, not the attempt",
+}
+"""Reason -> one plain sentence. Every failure carries one of these names."""
+
+_REACH_M = 0.08
+"""Farther than this from its target ... Normal tracking lag of OSC at full speed stays below 5 cm."""
+_REACH_STEPS = 15
+"""... for this many steps in a row is unreachable."""
+_LOST_FALL_M = 0.3
+"""An object this far below its start fell off its support."""
+_LOST_DISTANCE_M = 2.0
+"""An object this far from the robot's base is gone: no arm here reaches half of it."""
+_STUCK_M = 2e-3
+"""A gripper that was told to close and to open and whose fingers moved less than this is stuck."""
+_STUCK_STEPS = 10
+"""Control steps the Panda's fingers need for their full travel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Where and why.
+
+    Attributes:
+        subtask: name of the subtask; likewise its end effector.
+        eef: see subtask.
+        reason: a key of `REASONS`.
+        detail: one sentence with the numbers seen.
+    """
+
+    subtask: str
+    eef: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What the diagnosis looks at: T steps, T + 1 scene states (see `replay.AttemptResult`)."""
+
+    scene: SceneState
+    actions: NDArray[np.float32]
+    T_world_eef_target: Mapping[str, Array]
+    subtask: Mapping[str, NDArray[np.int64]]
+    success: NDArray[np.bool_]
+    hold_steps: int
+    stable: bool
+    in_time: bool
+
+
+def diagnose(task: TaskSpec, trace: Trace) -> Failure:
+    """Return the first thing that went wrong, in time and along each arm's chain.
+
+    Evidence is judged subtask by subtask; within one, causes outside the hand (object gone, target out of reach, dead
+    gripper) are named before their consequences (missed grasp, drop, wrong place).
+    """
+    if not trace.stable:
+        return _whole(task, trace, "unstable_simulation", f"after {len(trace.actions)} steps")
+    for eef, chain in task.subtasks.items():
+        for k, subtask in enumerate(chain):
+            rows = np.flatnonzero(trace.subtask[eef] == k)
+            if not len(rows):
+                continue
+            found = _subtask_failure(task, trace, eef, subtask, rows, last=k == len(chain) - 1)
+            if found is not None:
+                return Failure(subtask=subtask.name, eef=eef, reason=found[0], detail=found[1])
+    if not trace.in_time:
+        return _whole(task, trace, "timeout", f"after {len(trace.actions)} steps")
+    if trace.success.any():
+        lost = int(np.flatnonzero(trace.success)[-1])
+        return _whole(task, trace, "success_lost", f"success was last true at step {lost} of {len(trace.success)}")
+    return _whole(task, trace, "not_achieved", "every subtask ended but the task's success was never true")
+
+
+def _whole(task: TaskSpec, trace: Trace, reason: str, detail: str) -> Failure:
+    eef = next(iter(task.subtasks))
+    reached = int(trace.subtask[eef][-1]) if len(trace.subtask[eef]) else 0
+    return Failure(subtask=task.subtasks[eef][reached].name, eef=eef, reason=reason, detail=detail)
+
+
+def _subtask_failure(
+    task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64], *, last: bool
+) -> tuple[str, str] | None:
+    if not last and subtask.end_signal is not None and _kept(task, trace, subtask, rows):
+        return None
+    if last and trace.success.any():
+        return None
+    for look in (_lost, _gripper_stuck, _unreachable, _missed, _dropped):
+        found = look(task, trace, eef, subtask, rows)
+        if found is not None:
+            return found
+    if last and subtask.carries is not None:
+        return "misplaced", f"{subtask.carries} was carried and released, but success was never true"
+    return "not_achieved", f"{subtask.end_signal or 'success'} was never true"
+
+
+def _kept(task: TaskSpec, trace: Trace, subtask: SubtaskSpec, rows: NDArray[np.int64]) -> bool:
+    """Whether the subtask did what it is for: its signal rose, and what it grasped is still held when it ends."""
+    if subtask.end_signal is None:
+        return False
+    # Contact predicates may rise one step after the last row, when the next block has begun.
+    window = slice(rows[0], min(rows[-1] + 3, len(trace.scene)))
+    if not np.asarray(task.signals[subtask.end_signal](trace.scene), bool)[window].any():
+        return False
+    if subtask.grasps is None or subtask.grasps not in task.held:
+        return True
+    held = np.asarray(task.held[subtask.grasps](trace.scene), bool)
+    return bool(held[rows[-1] - 2 : rows[-1] + 3].any())
+
+
+def _lost(
+    task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
+) -> tuple[str, str] | None:
+    base = trace.scene.T_world_base[eef][:3, 3]
+    for name in dict.fromkeys((subtask.grasps, subtask.carries, subtask.object_ref)):
+        if name is None:
+            continue
+        path = trace.scene.position(name)
+        here = path[rows[0] : rows[-1] + 2]
+        fallen = path[0, 2] - here[:, 2].min()
+        away = np.linalg.norm(here - base, axis=-1).max()
+        if fallen > _LOST_FALL_M or away > _LOST_DISTANCE_M:
+            return "object_lost", f"{name} fell {max(fallen, 0.0):.2f} m and got {away:.2f} m away from the base"
+    del task
+    return None
+
+
+def _gripper_stuck(
+    task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
+) -> tuple[str, str] | None:
+    spec = task.robot.eefs[eef]
+    closing = np.sign(trace.actions[: rows[-1] + 1, spec.gripper_action[0]]) == np.sign(spec.gripper_closed)
+    if subtask.grasps is None or closing.sum() < _STUCK_STEPS or closing.all():
+        return None
+    fingers = trace.scene.joint(f"{eef}_gripper")[: rows[-1] + 2]
+    travel = float(np.ptp(fingers, axis=0).max())
+    if travel < _STUCK_M:
+        return "gripper_stuck", f"{int(closing.sum())} steps of closing moved the fingers {1e3 * travel:.1f} mm"
+    return None
+
+
+def _unreachable(
+    task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
+) -> tuple[str, str] | None:
+    del task, subtask
+    hand = trace.scene.T_world_eef[eef][rows + 1, :3, 3]
+    gap = np.linalg.norm(hand - trace.T_world_eef_target[eef][rows, :3, 3], axis=-1)
+    run = longest = 0
+    for far in gap > _REACH_M:
+        run = run + 1 if far else 0
+        longest = max(longest, run)
+    if longest >= _REACH_STEPS:
+        return "unreachable", f"the hand stayed up to {gap.max():.2f} m from its target for {longest} steps"
+    return None
+
+
+def _missed(
+    task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
+) -> tuple[str, str] | None:
+    del eef
+    if subtask.grasps is None or subtask.grasps not in task.held:
+        return None
+    held = np.asarray(task.held[subtask.grasps](trace.scene), bool)[rows[0] : rows[-1] + 3]
+    return None if held.any() else ("missed_grasp", f"{subtask.grasps} was never held")
+
+
+def _dropped(
+    task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
+) -> tuple[str, str] | None:
+    """A held object that is no longer held while the gripper is still told to close was dropped."""
+    spec = task.robot.eefs[eef]
+    for name in dict.fromkeys((subtask.grasps, subtask.carries)):
+        if name is None or name not in task.held:
+            continue
+        held = np.asarray(task.held[name](trace.scene), bool)[1:]
+        closing = np.sign(trace.actions[:, spec.gripper_action[0]]) == np.sign(spec.gripper_closed)
+        been_held = np.maximum.accumulate(held)
+        gone = been_held & ~held & closing
+        # Pads may lose touch for a step while the object is still in the hand.
+        lost = np.convolve(gone[rows], np.ones(5), mode="valid") == 5 if len(rows) >= 5 else np.zeros(0, bool)
+        if lost.any():
+            return "dropped", f"{name} left the closed hand at step {int(rows[0] + np.argmax(lost))}"
+    return None

@@ -1,0 +1,170 @@
+"""The recipe: one attempt as a generator of moves. It knows no simulator, no clock and no files.
+
+Every arm walks its own chain of subtasks at its own pace; both share one clock. The generator resumes when some arm's
+block has ended, with the scene as it is then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory import poses
+from factory.retargeting import (
+    Source,
+    SourceUse,
+    carried_block,
+    effective_subtask,
+    jittered_bounds,
+    noise_std,
+    select_source,
+)
+from factory.scene import SceneState
+from factory.sim import Block, Commands, Hold
+from factory.specs import GenerationSpec, TaskSpec
+from factory.streams import Streams
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """What the attempt wants done next.
+
+    Attributes:
+        commands: per end effector, all of equal length.
+        phase: "settle" is not part of the episode; "work" follows sources; "hold" waits to see success last.
+        subtask: per end effector, the index of the subtask these steps belong to.
+        sources: every piece of a demo used so far.
+    """
+
+    commands: Commands
+    phase: Literal["settle", "work", "hold"]
+    subtask: dict[str, int]
+    sources: tuple[SourceUse, ...]
+
+
+def attempt(
+    task: TaskSpec, sources: Sequence[Source], spec: GenerationSpec, streams: Streams
+) -> Generator[Move, SceneState, None]:
+    """Yield the moves of one attempt; send back the scene after each, leading axis of any length, newest last.
+
+    Args:
+        task: what to do.
+        sources: demos with their cuts; see `retargeting.check_sources`.
+        spec: settings.
+        streams: the attempt's randomness.
+    """
+    eefs = tuple(task.subtasks)
+    last_of = {eef: len(task.subtasks[eef]) - 1 for eef in eefs}
+    scene = yield Move(
+        commands={eef: Hold(steps=max(task.settle_steps, 1)) for eef in eefs},
+        phase="settle",
+        subtask=dict.fromkeys(eefs, 0),
+        sources=(),
+    )
+    arms = {eef: _Arm(task, eef, sources, spec, streams) for eef in eefs}
+    step = 0
+    while True:
+        for arm in arms.values():
+            arm.refill(scene, step)
+        busy = [arm for arm in arms.values() if arm.pending is not None]
+        if not busy:
+            break
+        length = min(len(arm.pending) for arm in busy if arm.pending is not None)
+        commands = {eef: arm.take(length) for eef, arm in arms.items()}
+        used = tuple(use for arm in arms.values() for use in arm.used)
+        scene = yield Move(
+            commands=commands, phase="work", subtask={eef: arm.subtask for eef, arm in arms.items()}, sources=used
+        )
+        step += length
+    yield Move(
+        commands={eef: Hold(steps=max(task.success_hold_steps, 1)) for eef in eefs},
+        phase="hold",
+        subtask=last_of,
+        sources=tuple(use for arm in arms.values() for use in arm.used),
+    )
+
+
+class _Arm:
+    """One arm's progress through its chain within one attempt."""
+
+    def __init__(
+        self, task: TaskSpec, eef: str, sources: Sequence[Source], spec: GenerationSpec, streams: Streams
+    ) -> None:
+        self._task, self._eef, self._sources, self._spec, self._streams = task, eef, sources, spec, streams
+        self._bounds = jittered_bounds(task, eef, sources, spec, streams.selection)
+        self._chosen: int | None = None
+        self._T_last_target: Array | None = None
+        self.pending: Block | None = None
+        self.subtask = -1
+        self.used: list[SourceUse] = []
+
+    def refill(self, scene: SceneState, step: int) -> None:
+        """Begin the next subtask when the present one has been played out."""
+        if self.pending is not None or self.subtask + 1 >= len(self._task.subtasks[self._eef]):
+            return
+        self.subtask += 1
+        self.pending = self._begin(scene, step)
+        self._T_last_target = self.pending.T_world_eef[-1]
+
+    def take(self, length: int) -> Block | Hold:
+        """Return the next steps, or a hold for an arm that has finished."""
+        if self.pending is None:
+            return Hold(steps=length)
+        part = self.pending.part(0, length)
+        self.pending = self.pending.part(length, len(self.pending)) if length < len(self.pending) else None
+        return part
+
+    def _begin(self, scene: SceneState, step: int) -> Block:
+        eef, spec = self._eef, self._spec
+        subtask = effective_subtask(self._task.subtasks[eef][self.subtask], spec)
+        T_world_eef = scene.T_world_eef[eef][-1]
+        # The object's pose is read once, when the subtask begins, and trusted until it ends.
+        T_world_object = scene.T_world_object[subtask.object_ref][-1] if subtask.object_ref else None
+        if self._chosen is None or spec.select_per == "subtask":
+            self._chosen = select_source(
+                self._sources,
+                self._bounds[:, self.subtask, 0],
+                eef=eef,
+                object_ref=subtask.object_ref,
+                selection=subtask.selection,
+                T_world_object=T_world_object,
+                T_world_eef=T_world_eef,
+                rng=self._streams.selection,
+            )
+        start, stop = (int(v) for v in self._bounds[self._chosen, self.subtask])
+        source = self._sources[self._chosen]
+        self.used.append(
+            SourceUse(
+                eef=eef,
+                subtask=self.subtask,
+                demo=self._chosen,
+                demo_name=source.demo.name,
+                start=start,
+                stop=stop,
+                first_step=step,
+            )
+        )
+        T_hand_object = None
+        if spec.keep == "object" and not spec.untransformed and subtask.carries is not None:
+            T_hand_object = poses.inverse(T_world_eef) @ scene.T_world_object[subtask.carries][-1]
+        first = self.subtask == 0
+        from_measured = first or spec.bridge_from == "current" or self._T_last_target is None
+        return carried_block(
+            source,
+            eef=eef,
+            subtask=subtask,
+            start=start,
+            stop=stop,
+            T_world_object=None if spec.untransformed else T_world_object,
+            T_world_from=T_world_eef if from_measured else self._T_last_target,
+            T_hand_object=T_hand_object,
+            with_first_pose=first or spec.transform_first_pose,
+            noise_std=noise_std(subtask, self._task.robot.eefs[eef]),
+            rng=self._streams.noise,
+        )

@@ -1,0 +1,195 @@
+"""Drives attempts on a backend with N environments and judges them. One environment or four thousand: same results."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory import diagnosis
+from factory.diagnosis import Failure
+from factory.errors import BackendError
+from factory.generation import Move, attempt
+from factory.placements import sample_placements
+from factory.retargeting import Source, SourceUse
+from factory.scene import SceneState, concatenate, take
+from factory.sim import Block, BlockResult, SimBackend, Snapshot
+from factory.specs import GenerationSpec, TaskSpec
+from factory.streams import Streams, spawn_streams
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptResult:
+    """One attempt, kept or not. T control steps, T + 1 states; settling is not among them.
+
+    Attributes:
+        index: attempt index within its job.
+        held: success was true through the final hold; this alone makes an episode a success.
+        touched: success was true at some step.
+        failure: None exactly when held.
+        sources: pieces of demos used.
+        placements: object -> ``(4, 4)`` body pose asked for at reset.
+        start: snapshot after settling, from which row 0 continues.
+        scene: T + 1 states.
+        sim_states: named arrays ``(T + 1, ...)``.
+        actions: ``(T, a)`` float32 as executed.
+        T_world_eef_commanded: end effector -> ``(T, 4, 4)``: what the executed actions ask for.
+        T_world_eef_target: end effector -> ``(T, 4, 4)``: what the plan wanted, before noise and clipping.
+        subtask: end effector -> ``(T,)`` int64 index in its chain.
+        hold_steps: how many of the last steps were the final hold.
+    """
+
+    index: int
+    held: bool
+    touched: bool
+    failure: Failure | None
+    sources: tuple[SourceUse, ...]
+    placements: Mapping[str, Array]
+    start: Snapshot
+    scene: SceneState
+    sim_states: Mapping[str, Array]
+    actions: NDArray[np.float32]
+    T_world_eef_commanded: Mapping[str, Array]
+    T_world_eef_target: Mapping[str, Array]
+    subtask: Mapping[str, NDArray[np.int64]]
+    hold_steps: int
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def run_attempts(
+    backend: SimBackend, task: TaskSpec, sources: Sequence[Source], spec: GenerationSpec, indices: Iterable[int]
+) -> Iterator[AttemptResult]:
+    """Run attempts by index, as many at a time as the backend has environments; yields each when it is done.
+
+    With one environment results come in the order of the indices; with more, in the order they finish.
+    """
+    queue = iter(indices)
+    running: dict[int, _Running] = {}
+    while True:
+        for env in range(backend.num_envs):
+            if env not in running and (index := next(queue, None)) is not None:
+                running[env] = _Running(backend, env, task, sources, spec, index)
+        if not running:
+            return
+        results = backend.advance({env: attempt.move.commands for env, attempt in running.items()})
+        for env, result in results.items():
+            if not running[env].take(result):
+                yield running.pop(env).finish()
+
+
+class _Running:
+    """One attempt in progress in one environment."""
+
+    def __init__(
+        self,
+        backend: SimBackend,
+        env: int,
+        task: TaskSpec,
+        sources: Sequence[Source],
+        spec: GenerationSpec,
+        index: int,
+    ) -> None:
+        self._backend, self._env, self._task, self._spec, self._index = backend, env, task, spec, index
+        streams: Streams = spawn_streams(spec.seed, index)
+        reset = task.reset(spec.variant)
+        self._placements = sample_placements(reset, streams.scene)
+        self._scene = backend.reset(env, self._placements, streams.scene, joint_noise_rad=reset.joint_noise_rad)
+        self._generator: Generator[Move, SceneState, None] = attempt(task, sources, spec, streams)
+        self.move: Move = next(self._generator)
+        self._start: Snapshot | None = None
+        self._start_state: Mapping[str, Array] = {}
+        self._results: list[BlockResult] = []
+        self._moves: list[Move] = []
+        self._stable = self._in_time = True
+
+    def take(self, result: BlockResult) -> bool:
+        """Record a block and ask for the next move; returns False when the attempt is over."""
+        self._stable = result.stable
+        if self.move.phase != "settle":
+            self._results.append(result)
+            self._moves.append(self.move)
+        elif result.stable:
+            self._scene = take(result.scene, -1)
+        if self._start is None:
+            self._start = self._backend.snapshot(self._env)
+            self._start_state = self._backend.sim_state(self._env)
+        if not result.stable:
+            return False
+        try:
+            self.move = self._generator.send(result.scene)
+        except StopIteration:
+            return False
+        steps = sum(len(r.actions) for r in self._results) + len(next(iter(self.move.commands.values())))
+        self._in_time = steps <= self._spec.max_steps
+        return self._in_time
+
+    def finish(self) -> AttemptResult:
+        """Judge the attempt."""
+        if self._start is None:
+            raise BackendError(f"attempt {self._index} was finished before its first move was run")
+        scene = concatenate([self._scene, *(r.scene for r in self._results)])
+        ok = np.asarray(self._task.success(scene), bool)[1:]
+        hold = len(self._results[-1].actions) if self._moves and self._moves[-1].phase == "hold" else 0
+        held = bool(self._stable and self._in_time and hold and ok[-hold:].all())
+        trace = diagnosis.Trace(
+            scene=scene,
+            actions=self._stack([r.actions for r in self._results], (self._task.robot.action_dim,), np.float32),
+            T_world_eef_target=self._targets(),
+            subtask=self._subtasks(),
+            success=ok,
+            hold_steps=hold,
+            stable=self._stable,
+            in_time=self._in_time,
+        )
+        return AttemptResult(
+            index=self._index,
+            held=held,
+            touched=bool(ok.any()),
+            failure=None if held else diagnosis.diagnose(self._task, trace),
+            sources=self._moves[-1].sources if self._moves else (),
+            placements=self._placements,
+            start=self._start,
+            scene=scene,
+            sim_states={
+                name: np.concatenate([value[None], *(r.sim_states[name] for r in self._results)])
+                for name, value in self._start_state.items()
+            },
+            actions=trace.actions,
+            T_world_eef_commanded={
+                eef: self._stack([r.T_world_eef_commanded[eef] for r in self._results], (4, 4))
+                for eef in self._task.robot.eefs
+            },
+            T_world_eef_target=trace.T_world_eef_target,
+            subtask=trace.subtask,
+            hold_steps=hold,
+        )
+
+    def _targets(self) -> dict[str, Array]:
+        targets: dict[str, Array] = {}
+        for eef in self._task.robot.eefs:
+            parts: list[Array] = []
+            last = self._scene.T_world_eef[eef][-1]
+            for move, result in zip(self._moves, self._results, strict=True):
+                command, n = move.commands[eef], len(result.actions)
+                part = command.T_world_eef[:n] if isinstance(command, Block) else np.repeat(last[None], n, axis=0)
+                parts.append(part)
+                last = part[-1] if n else last
+            targets[eef] = self._stack(parts, (4, 4))
+        return targets
+
+    def _subtasks(self) -> dict[str, NDArray[np.int64]]:
+        pairs = list(zip(self._moves, self._results, strict=True))
+        return {
+            eef: self._stack([np.full(len(r.actions), m.subtask[eef]) for m, r in pairs], (), np.int64)
+            for eef in self._task.robot.eefs
+        }
+
+    @staticmethod
+    def _stack(parts: list, shape: tuple[int, ...], dtype: type = np.float64) -> NDArray:
+        return np.concatenate(parts).astype(dtype) if parts else np.empty((0, *shape), dtype)

@@ -1,0 +1,244 @@
+"""Choose a source segment, carry it to where its object is now, bridge to it.
+
+Follows MimicGen (Mandlekar et al. 2023, arXiv 2310.17596, section 4): a segment keeps the hand's pose relative to its
+reference object; a straight bridge leads to its first pose. Poses and gripper commands have equal length by
+construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory import poses
+from factory.demos import AnnotatedDemo
+from factory.errors import DemoError
+from factory.segmentation import Segment
+from factory.sim import Block
+from factory.specs import EefSpec, GenerationSpec, Selection, SubtaskSpec, TaskSpec
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A demo and where its subtasks were cut, per end effector."""
+
+    demo: AnnotatedDemo
+    segments: Mapping[str, tuple[Segment, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceUse:
+    """Which piece of which demo moved which arm, and when.
+
+    Attributes:
+        eef: end effector.
+        subtask: index in its chain.
+        demo: index among the sources; likewise its name.
+        demo_name: see demo.
+        start: first source row used, after jitter; stop is exclusive.
+        stop: see start.
+        first_step: control step of the episode at which the bridge to it began.
+    """
+
+    eef: str
+    subtask: int
+    demo: int
+    demo_name: str
+    start: int
+    stop: int
+    first_step: int
+
+
+def effective_subtask(subtask: SubtaskSpec, spec: GenerationSpec) -> SubtaskSpec:
+    """Return the subtask with the generation's overrides applied; the last subtask never gets end jitter."""
+    changes: dict[str, object] = {}
+    if spec.selection is not None:
+        changes["selection"] = spec.selection
+    if spec.end_jitter_steps is not None and subtask.end_signal is not None:
+        changes["end_jitter_steps"] = spec.end_jitter_steps
+    if spec.noise_normalised is not None:
+        changes |= {"noise_normalised": spec.noise_normalised, "noise_m": 0.0, "noise_rad": 0.0}
+    if spec.interpolation_steps is not None:
+        changes["interpolation_steps"] = spec.interpolation_steps
+    if spec.fixed_steps is not None:
+        changes["fixed_steps"] = spec.fixed_steps
+    return replace(subtask, **changes)  # type: ignore[arg-type]
+
+
+def check_sources(task: TaskSpec, sources: Sequence[Source], spec: GenerationSpec) -> None:
+    """Refuse sources whose segments the jitter could turn inside out.
+
+    Raises:
+        DemoError: there are no sources, or a segment is shorter than the jitter of its two ends can take away.
+    """
+    if not sources:
+        raise DemoError(f"task {task.name!r}: no source demonstration could be used; at least one is needed")
+    for source in sources:
+        for eef, chain in task.subtasks.items():
+            moved_before = 0
+            for subtask, segment in zip(chain, source.segments[eef], strict=True):
+                low, high = effective_subtask(subtask, spec).end_jitter_steps
+                if segment.stop + low - (segment.start + moved_before) < 1 or segment.stop + high > len(source.demo):
+                    raise DemoError(
+                        f"demo {source.demo.name!r}: segment {subtask.name!r} of {eef} is [{segment.start}, {segment.stop}) of "
+                        f"{len(source.demo)} steps, too short for end jitter {(low, high)} after {moved_before} steps before "
+                        f"it; allowed is less jitter or a longer segment"
+                    )
+                moved_before = max(high, 0)
+
+
+def jittered_bounds(
+    task: TaskSpec, eef: str, sources: Sequence[Source], spec: GenerationSpec, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw every demo's subtask boundaries for one attempt, ``(demos, subtasks, 2)``: start and exclusive stop.
+
+    A boundary moves by a uniform integer from its subtask's range, both ends included; the next segment starts there.
+    """
+    chain = [effective_subtask(s, spec) for s in task.subtasks[eef]]
+    stops = np.array([[segment.stop for segment in source.segments[eef]] for source in sources], np.int64)
+    for k, subtask in enumerate(chain):
+        low, high = subtask.end_jitter_steps
+        stops[:, k] += rng.integers(low, high, size=len(sources), endpoint=True)
+    starts = np.concatenate([np.zeros((len(sources), 1), np.int64), stops[:, :-1]], axis=1)
+    return np.stack([starts, stops], axis=-1)
+
+
+def select_source(
+    sources: Sequence[Source],
+    starts: NDArray[np.int64],
+    *,
+    eef: str,
+    object_ref: str | None,
+    selection: Selection,
+    T_world_object: Array | None,
+    T_world_eef: Array,
+    rng: np.random.Generator,
+) -> int:
+    """Return the index of the demo whose segment will be carried.
+
+    Args:
+        sources: the demos.
+        starts: ``(demos,)`` first row of each demo's segment.
+        eef: end effector.
+        object_ref: the segment's reference object; None when it has none.
+        selection: how to choose.
+        T_world_object: ``(4, 4)`` pose of the reference object now.
+        T_world_eef: ``(4, 4)`` pose of the hand now.
+        rng: the attempt's selection stream.
+    """
+    if selection.strategy == "random":
+        return int(rng.integers(len(sources)))
+    T_hand = np.stack([s.demo.T_world_eef[eef][i] for s, i in zip(sources, starts, strict=True)])
+    if object_ref is None or T_world_object is None:
+        here, there = T_world_eef, T_hand
+    else:
+        T_object = np.stack([s.demo.T_world_object[object_ref][i] for s, i in zip(sources, starts, strict=True)])
+        if selection.strategy == "nearest_object":
+            here, there = T_world_object, T_object
+        else:
+            here, there = T_world_eef, T_world_object @ poses.inverse(T_object) @ T_hand
+    shift = np.linalg.norm(there[:, :3, 3] - here[:3, 3], axis=-1)
+    turn = poses.angle_between(there[:, :3, :3], np.broadcast_to(here[:3, :3], (len(sources), 3, 3)))
+    cost = selection.position_weight * shift + selection.rotation_weight * turn
+    nearest = np.argsort(cost, kind="stable")[: selection.top_k]
+    return int(nearest[rng.integers(len(nearest))])
+
+
+def carry(T_world_source: Array, T_world_object_source: Array, T_world_object: Array) -> Array:
+    """Return poses ``(t, 4, 4)`` with the same pose relative to the object as in the source.
+
+    Args:
+        T_world_source: ``(t, 4, 4)`` hand poses of the source segment.
+        T_world_object_source: ``(4, 4)`` the object when the source segment began.
+        T_world_object: ``(4, 4)`` the object now.
+    """
+    return T_world_object @ poses.inverse(T_world_object_source) @ T_world_source
+
+
+_REGRASP_M = 0.05
+"""A carried object displaced in the hand by more than this, against the source, is not in the hand any more."""
+_REGRASP_RAD = 0.6
+"""The same for its turn; beyond it the wrist would be asked for poses the source never showed."""
+
+
+def grasp_correction(T_hand_object_source: Array, T_hand_object: Array) -> Array:
+    """Return C ``(4, 4)`` so that targets ``T @ C`` move the object held now as ``T`` moved the source's.
+
+    ``T @ C @ T_hand_object == T @ T_hand_object_source``. A difference too large to be a grasp returns the identity.
+
+    Args:
+        T_hand_object_source: carried object in the hand when the source segment began.
+        T_hand_object: carried object in the hand now.
+    """
+    correction = T_hand_object_source @ poses.inverse(T_hand_object)
+    turn = float(poses.angle_between(np.eye(3), correction[:3, :3]))
+    shift = float(np.linalg.norm(T_hand_object_source[:3, 3] - T_hand_object[:3, 3]))
+    return correction if shift < _REGRASP_M and turn < _REGRASP_RAD else np.eye(4)
+
+
+def carried_block(
+    source: Source,
+    *,
+    eef: str,
+    subtask: SubtaskSpec,
+    start: int,
+    stop: int,
+    T_world_object: Array | None,
+    T_world_from: Array,
+    T_hand_object: Array | None = None,
+    with_first_pose: bool,
+    noise_std: Array,
+    rng: np.random.Generator,
+) -> Block:
+    """Return bridge, wait and carried segment as one block.
+
+    Args:
+        source: the chosen demo.
+        eef: end effector.
+        subtask: the subtask with overrides applied.
+        start: first source row; stop is exclusive.
+        stop: see start.
+        T_world_object: ``(4, 4)`` reference object now; None plays the segment where it was recorded.
+        T_world_from: ``(4, 4)`` pose the bridge starts from.
+        T_hand_object: ``(4, 4)`` carried object in the hand now, to keep its motion rather than the hand's; see
+            `grasp_correction`.
+        with_first_pose: put the segment's first measured hand pose before its targets.
+        noise_std: ``(6,)`` standard deviation in normalised action units; see `noise_std`.
+        rng: the attempt's noise stream.
+    """
+    demo = source.demo
+    targets = demo.T_world_eef_target[eef][start:stop]
+    gripper = demo.gripper[eef][start:stop]
+    if with_first_pose:
+        targets = np.concatenate([demo.T_world_eef[eef][start : start + 1], targets])
+        gripper = np.concatenate([gripper[:1], gripper])
+    if T_world_object is not None and subtask.object_ref is not None:
+        targets = carry(targets, demo.T_world_object[subtask.object_ref][start], T_world_object)
+    if T_hand_object is not None and subtask.carries is not None:
+        held = poses.inverse(demo.T_world_eef[eef][start]) @ demo.T_world_object[subtask.carries][start]
+        targets = targets @ grasp_correction(held, T_hand_object)
+    n = subtask.interpolation_steps
+    bridge = poses.interpolate(T_world_from, targets[0], np.arange(1, n + 1) / (n + 1))
+    wait = np.repeat(targets[:1], subtask.fixed_steps, axis=0)
+    lead = n + subtask.fixed_steps
+    noise = rng.normal(0.0, 1.0, (lead + len(targets), 6)) * noise_std
+    if not subtask.noise_on_bridge:
+        noise[:lead] = 0.0
+    return Block(
+        T_world_eef=np.concatenate([bridge, wait, targets]),
+        gripper=np.concatenate([np.repeat(gripper[:1], lead, axis=0), gripper]),
+        action_noise=noise,
+    )
+
+
+def noise_std(subtask: SubtaskSpec, eef: EefSpec) -> Array:
+    """Return the standard deviation ``(6,)`` of the action noise in normalised action units."""
+    if subtask.noise_normalised:
+        return np.full(6, subtask.noise_normalised)
+    metres, radians = subtask.noise_m / eef.position_scale_m, subtask.noise_rad / eef.rotation_scale_rad
+    return np.array([metres] * 3 + [radians] * 3)

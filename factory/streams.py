@@ -1,0 +1,44 @@
+"""Randomness as an argument: named streams of one attempt, spawned from the job's seed and the attempt's index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from factory.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streams:
+    """Independent generators of one attempt; drawing from one never shifts another.
+
+    Attributes:
+        scene: object poses and the robot's start posture.
+        selection: which source demo, where its segments end.
+        noise: action noise.
+        visual: lights, colours, cameras.
+    """
+
+    scene: np.random.Generator
+    selection: np.random.Generator
+    noise: np.random.Generator
+    visual: np.random.Generator
+
+
+def spawn_streams(seed: int, attempt: int) -> Streams:
+    """Return the streams of one attempt; the same two numbers give the same draws on every machine.
+
+    Raises:
+        SpecError: seed or attempt is negative.
+    """
+    if seed < 0 or attempt < 0:
+        raise SpecError(f"seed {seed} and attempt index {attempt} must not be negative")
+    # A spawn key keeps (seed 1, attempt 23) and (seed 12, attempt 3) apart, which sums or concatenations would not.
+    scene, selection, noise, visual = np.random.SeedSequence(entropy=seed, spawn_key=(attempt,)).spawn(4)
+    return Streams(
+        scene=np.random.default_rng(scene),
+        selection=np.random.default_rng(selection),
+        noise=np.random.default_rng(noise),
+        visual=np.random.default_rng(visual),
+    )

@@ -1,0 +1,128 @@
+"""Reads a stored demo in a MuJoCo scene: states become poses, targets, gripper commands and signals."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from factory import actions, poses
+from factory.demos import AnnotatedDemo, Demo
+from factory.errors import DemoError
+from factory.scene import SceneState
+from factory.specs import TaskSpec
+from sim_tasks.backends.sensing import SceneReader
+
+Array = NDArray[np.float64]
+
+
+def annotate(
+    demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData, reader: SceneReader
+) -> AnnotatedDemo:
+    """Return the demo in the task's own names.
+
+    Simulator states win over stored poses, because poses then refer to this scene's frames. Objects fixed in the world
+    are not part of a state; where the file stores their pose, the model is edited to it (the caller restores it).
+
+    Raises:
+        DemoError: the file holds neither states of this scene's size nor poses, or its actions have another width.
+    """
+    _check_actions(demo, task)
+    width = 1 + model.nq + model.nv
+    if demo.states.ndim == 2 and demo.states.shape[1] == width:
+        return _from_states(demo, task, model, data, reader)
+    if demo.T_world_eef and demo.T_world_object:
+        return _from_poses(demo, task)
+    raise DemoError(
+        f"{demo.path}, {demo.name}: states have width {demo.states.shape[1] if demo.states.ndim == 2 else 0}, the scene of "
+        f"task {task.name!r} has {width} (time + {model.nq} positions + {model.nv} velocities), and no poses are stored"
+    )
+
+
+def _check_actions(demo: Demo, task: TaskSpec) -> None:
+    if demo.actions.ndim != 2 or demo.actions.shape[1] != task.robot.action_dim:
+        raise DemoError(
+            f"{demo.path}, {demo.name}: actions have shape {demo.actions.shape}, robot {task.robot.name!r} of task "
+            f"{task.name!r} takes (T, {task.robot.action_dim})"
+        )
+
+
+def _from_states(
+    demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData, reader: SceneReader
+) -> AnnotatedDemo:
+    _fix_bodies(demo, task, model, data)
+    scene = read_states(demo.states, model, data, reader)
+    T = len(demo.actions)
+    grippers, targets = {}, {}
+    for name, eef in task.robot.eefs.items():
+        base = scene.T_world_base[name]
+        moved = demo.actions[:, slice(*eef.arm_action)]
+        targets[name] = actions.target_of_action(scene.T_world_eef[name][:T], moved, base, eef)
+        grippers[name] = demo.actions[:, slice(*eef.gripper_action)].copy()
+    stored = _stored_signals(demo, task)
+    evaluated = {k: np.asarray(p(scene), bool)[:T] for k, p in task.signals.items() if k not in stored}
+    return AnnotatedDemo(
+        name=demo.name,
+        T_world_eef={k: v[:T] for k, v in scene.T_world_eef.items()},
+        T_world_eef_target=targets,
+        gripper=grippers,
+        T_world_object={k: v[:T] for k, v in scene.T_world_object.items()},
+        signals={**stored, **evaluated},
+        stored_signals=frozenset(stored),
+        scene=scene,
+        success=bool(task.success(scene)[-1]),
+    )
+
+
+def _from_poses(demo: Demo, task: TaskSpec) -> AnnotatedDemo:
+    objects = {task.aliases.get(k, k): v for k, v in demo.T_world_object.items()}
+    missing = set(task.scene.objects) - set(objects)
+    if missing:
+        raise DemoError(f"{demo.path}, {demo.name}: no poses of {sorted(missing)}; stored objects are {sorted(objects)}")
+    eefs = dict(zip(task.robot.eefs, demo.T_world_eef.values(), strict=True))
+    targets = dict(zip(task.robot.eefs, demo.T_world_eef_target.values(), strict=True)) or eefs
+    grippers = {name: demo.actions[:, slice(*eef.gripper_action)].copy() for name, eef in task.robot.eefs.items()}
+    stored = _stored_signals(demo, task)
+    return AnnotatedDemo(
+        name=demo.name,
+        T_world_eef=eefs,
+        T_world_eef_target=targets,
+        gripper=grippers,
+        T_world_object={name: objects[name] for name in task.scene.objects},
+        signals=stored,
+        stored_signals=frozenset(stored),
+    )
+
+
+def read_states(states: Array, model: mujoco.MjModel, data: mujoco.MjData, reader: SceneReader) -> SceneState:
+    """Return the scene over flat states ``(T, 1 + nq + nv)``: time, qpos, qvel."""
+    rows = reader.allocate(len(states))
+    for i, state in enumerate(states):
+        data.time = state[0]
+        data.qpos[:] = state[1 : 1 + model.nq]
+        data.qvel[:] = state[1 + model.nq :]
+        reader.refresh()
+        reader.fill(rows, i)
+    return reader.state(rows, len(states))
+
+
+def _stored_signals(demo: Demo, task: TaskSpec) -> dict[str, NDArray[np.bool_]]:
+    named = {task.aliases.get(k, k): v for k, v in demo.signals.items()}
+    return {k: v for k, v in named.items() if k in task.signals}
+
+
+def _fix_bodies(demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    """Edit the model so that fixed objects stand where the file says they stood."""
+    stored = {task.aliases.get(k, k): v for k, v in demo.T_world_object.items()}
+    for name, spec in task.scene.objects.items():
+        body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, spec.body)
+        if name not in stored or body < 0 or model.body_parentid[body] != 0 or model.body_dofnum[body] > 0:
+            continue
+        if spec.frame != f"body:{spec.body}":
+            raise DemoError(
+                f"{demo.path}, {demo.name}: object {name!r} is fixed in the world, so its frame must be body:{spec.body} to be "
+                f"restored from stored poses; it is {spec.frame!r}"
+            )
+        xyz_quat = poses.xyz_quat_wxyz_from_pose(stored[name][0])
+        model.body_pos[body], model.body_quat[body] = xyz_quat[:3], xyz_quat[3:]
+    mujoco.mj_resetData(model, data)

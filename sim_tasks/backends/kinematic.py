@@ -1,0 +1,280 @@
+"""A pure-numpy backend: floating grippers and boxes on a table, without dynamics.
+
+It exists for laws and fast tests: it has everything the engine can see of a real simulator (poses, joints, contacts,
+snapshots, bit-equal replay) and runs thousands of attempts a second. A hand goes exactly where its clipped action
+asks; a box inside closing fingers sticks to them; a released box drops at once onto what is below it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory import actions, poses
+from factory.demos import AnnotatedDemo, Demo
+from factory.errors import BackendError, DemoError
+from factory.scene import SceneState, concatenate
+from factory.sim import Block, BlockResult, Commands, Snapshot
+from factory.specs import TaskSpec
+
+Array = NDArray[np.float64]
+
+TABLE_TOP_M = 0.8
+_HOME_M = (0.0, 0.0, 1.1)
+"""Where a hand starts, before posture noise, metres."""
+_OPEN_M = 0.04
+"""Travel of one finger."""
+_FINGER_STEP_M = 0.008
+"""Finger travel per control step: five steps from open to closed, about a Panda's."""
+_GRASP_REACH_M = 0.025
+"""A box whose centre is nearer than this to the grip frame is between the fingers."""
+
+
+class KinematicBackend:
+    """Boxes of a "table" scene and floating hands. See `factory.sim.SimBackend` for the contract.
+
+    The state of an environment is one flat vector: per box xyz and quaternion (wxyz), per hand xyz, quaternion, finger
+    opening in metres and the index of the held box (-1 for none).
+    """
+
+    determinism: Literal["bitwise", "statistical"] = "bitwise"
+
+    def __init__(self, task: TaskSpec, *, num_envs: int = 1) -> None:
+        """Prepare the environments.
+
+        Raises:
+            BackendError: the task's scene is not a table with boxes.
+        """
+        if task.scene.base != "table":
+            raise BackendError(f"the kinematic backend simulates scene base 'table', task {task.name!r} has {task.scene.base!r}")
+        self.task = task
+        self.num_envs = num_envs
+        self._boxes = tuple(task.scene.boxes)
+        self._hands = tuple(task.robot.eefs)
+        self._states: dict[int, Array] = {}
+        self._targets: dict[int, dict[str, tuple[Array, Array]]] = {}
+        self._time: dict[int, float] = {}
+
+    # --- SimBackend -------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, env: int, placements: Mapping[str, Array], rng: np.random.Generator, *, joint_noise_rad: float = 0.02
+    ) -> SceneState:
+        """Start an environment; hands start above the table, displaced by a centimetre per 0.01 rad of posture noise."""
+        missing = set(self._boxes) - set(placements)
+        if missing:
+            raise BackendError(f"task {self.task.name!r}: no placement for {sorted(missing)}")
+        boxes = [poses.xyz_quat_wxyz_from_pose(placements[name]) for name in self._boxes]
+        down = poses.quat_wxyz_from_matrix(np.diag([1.0, -1.0, -1.0]))
+        hands = [
+            np.concatenate([np.array(_HOME_M) + rng.normal(0, joint_noise_rad, 3), down, [_OPEN_M, -1.0]])
+            for _ in self._hands
+        ]
+        self._states[env] = np.concatenate([*boxes, *hands])
+        self._targets[env] = {}
+        self._time[env] = 0.0
+        self._drop(self._states[env])
+        return self._scene(self._states[env])
+
+    def snapshot(self, env: int) -> Snapshot:
+        """Return the flat state and what the hands were last told."""
+        memory: dict[str, Array] = {}
+        for name, (target, gripper) in self._targets[env].items():
+            memory[f"{name}.T_world_target"], memory[f"{name}.gripper_command"] = target.copy(), gripper.copy()
+        return Snapshot(integration=np.concatenate([[self._time[env]], self._states[env]]), controller=memory)
+
+    def restore(self, env: int, snapshot: Snapshot) -> SceneState:
+        """Continue from a snapshot."""
+        self._time[env], self._states[env] = float(snapshot.integration[0]), snapshot.integration[1:].copy()
+        self._targets[env] = {
+            name: (snapshot.controller[f"{name}.T_world_target"], snapshot.controller[f"{name}.gripper_command"])
+            for name in self._hands
+            if f"{name}.T_world_target" in snapshot.controller
+        }
+        return self._scene(self._states[env])
+
+    def sim_state(self, env: int) -> Mapping[str, Array]:
+        """Return time and the flat state."""
+        return {"time": np.array([self._time[env]]), "state": self._states[env].copy()}
+
+    def advance(self, commands: Mapping[int, Commands]) -> Mapping[int, BlockResult]:
+        """Run each named environment through its commands."""
+        return {env: self._run(env, per_eef) for env, per_eef in commands.items()}
+
+    def play(self, env: int, actions: NDArray[np.float32]) -> BlockResult:
+        """Apply recorded actions as they are."""
+        return self._collect(env, [row.astype(np.float64) for row in actions])
+
+    def annotate(self, demo: Demo) -> AnnotatedDemo:
+        """Read a demo recorded by this backend: states are time and the flat state."""
+        width = 1 + len(self._boxes) * 7 + len(self._hands) * 9
+        if demo.states.ndim != 2 or demo.states.shape[1] != width:
+            raise DemoError(f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, expected (T, {width})")
+        scene = concatenate([self._scene(row[1:]) for row in demo.states])
+        T = len(demo)
+        eefs = self.task.robot.eefs
+        return AnnotatedDemo(
+            name=demo.name,
+            T_world_eef={k: v[:T] for k, v in scene.T_world_eef.items()},
+            T_world_eef_target={
+                k: actions.target_of_action(
+                    scene.T_world_eef[k][:T], demo.actions[:, slice(*e.arm_action)], scene.T_world_base[k], e
+                )
+                for k, e in eefs.items()
+            },
+            gripper={k: demo.actions[:, slice(*e.gripper_action)].copy() for k, e in eefs.items()},
+            T_world_object={k: v[:T] for k, v in scene.T_world_object.items()},
+            signals={k: np.asarray(p(scene), bool)[:T] for k, p in self.task.signals.items()},
+            scene=scene,
+            success=bool(self.task.success(scene)[-1]),
+        )
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what provenance records about this executor."""
+        sha = hashlib.sha256(self.model_source().encode()).hexdigest()
+        return {"backend": "kinematic", "control_mode": "exact", "determinism": self.determinism, "model_sha": sha}
+
+    def model_source(self) -> str:
+        """Return the boxes as text; there is no MJCF."""
+        return "".join(f"{name} {spec}\n" for name, spec in self.task.scene.boxes.items())
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def _run(self, env: int, commands: Commands) -> BlockResult:
+        lengths = {len(c) for c in commands.values()}
+        if set(commands) != set(self._hands) or len(lengths) != 1:
+            raise BackendError(f"commands for {sorted(commands)} of lengths {sorted(lengths)}; expected one length for each of {sorted(self._hands)}")
+        length = lengths.pop()
+
+        def rows() -> list:
+            return [lambda step=step: self._action(env, commands, step) for step in range(length)]
+
+        return self._collect(env, rows())
+
+    def _action(self, env: int, commands: Commands, step: int) -> Array:
+        action = np.zeros(self.task.robot.action_dim)
+        for name, command in commands.items():
+            eef = self.task.robot.eefs[name]
+            here = self._hand_pose(self._states[env], name)
+            if isinstance(command, Block):
+                self._targets[env][name] = (command.T_world_eef[step], np.asarray(command.gripper[step], float))
+                noise = command.action_noise[step]
+            else:
+                opened = np.full(eef.gripper_action[1] - eef.gripper_action[0], -eef.gripper_closed)
+                self._targets[env].setdefault(name, (here, opened))
+                noise = np.zeros(6)
+            target, gripper = self._targets[env][name]
+            action[slice(*eef.arm_action)] = actions.execute(here, target, noise, np.eye(4), eef)
+            action[slice(*eef.gripper_action)] = np.float32(gripper)
+        return action
+
+    def _collect(self, env: int, rows: list) -> BlockResult:
+        done: list[Array] = []
+        scenes: list[SceneState] = []
+        states: list[Array] = []
+        times: list[float] = []
+        commanded: dict[str, list[Array]] = {name: [] for name in self._hands}
+        for row in rows:
+            action = row() if callable(row) else row
+            for name, eef in self.task.robot.eefs.items():
+                pose_action = np.clip(action[slice(*eef.arm_action)], -1.0, 1.0)
+                here = self._hand_pose(self._states[env], name)
+                commanded[name].append(actions.target_of_action(here, pose_action, np.eye(4), eef))
+            self._step(self._states[env], {name: commanded[name][-1] for name in self._hands}, action)
+            self._time[env] += 1.0 / self.task.robot.control_hz
+            done.append(action)
+            states.append(self._states[env].copy())
+            times.append(self._time[env])
+            scenes.append(self._scene(self._states[env]))
+        return BlockResult(
+            scene=concatenate(scenes),
+            actions=np.array(done, np.float32),
+            T_world_eef_commanded={name: np.stack(v) for name, v in commanded.items()},
+            sim_states={"time": np.array(times)[:, None], "state": np.stack(states)},
+        )
+
+    def _step(self, state: Array, targets: Mapping[str, Array], action: Array) -> None:
+        for name, eef in self.task.robot.eefs.items():
+            hand = self._hand(name)
+            before = self._hand_pose(state, name)
+            state[hand : hand + 7] = poses.xyz_quat_wxyz_from_pose(targets[name])
+            closing = action[eef.gripper_action[0]] * eef.gripper_closed > 0
+            opening = state[hand + 7] + (-_FINGER_STEP_M if closing else _FINGER_STEP_M)
+            held = int(state[hand + 8])
+            if held >= 0 and closing:
+                box = held * 7
+                carried = self._hand_pose(state, name) @ poses.inverse(before) @ poses.pose_from_xyz_quat_wxyz(state[box : box + 7])
+                state[box : box + 7] = poses.xyz_quat_wxyz_from_pose(carried)
+                opening = state[hand + 7]
+            elif closing:
+                held = self._between_fingers(state, state[hand : hand + 3])
+                width = self.task.scene.boxes[self._boxes[held]].half_size_m[1] if held >= 0 else 0.0
+                held = held if held >= 0 and opening <= width else -1
+            else:
+                held = -1
+            state[hand + 7] = np.clip(opening, 0.0, _OPEN_M)
+            state[hand + 8] = held
+        self._drop(state)
+
+    def _drop(self, state: Array) -> None:
+        """Put every box that no hand holds onto the table or the highest box below its centre."""
+        held = {int(state[self._hand(name) + 8]) for name in self._hands}
+        order = sorted(range(len(self._boxes)), key=lambda i: state[i * 7 + 2])
+        for i in order:
+            if i in held:
+                continue
+            support = TABLE_TOP_M
+            for j in order:
+                apart = np.abs(state[i * 7 : i * 7 + 2] - state[j * 7 : j * 7 + 2]).max()
+                reach = self._half(j)[0] + self._half(i)[0] * 0.5
+                if j != i and j not in held and state[j * 7 + 2] < state[i * 7 + 2] and apart < reach:
+                    support = max(support, state[j * 7 + 2] + self._half(j)[2])
+            state[i * 7 + 2] = support + self._half(i)[2]
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _scene(self, state: Array) -> SceneState:
+        objects = {name: poses.pose_from_xyz_quat_wxyz(state[i * 7 : i * 7 + 7])[None] for i, name in enumerate(self._boxes)}
+        return SceneState(
+            T_world_object=objects,
+            T_world_eef={name: self._hand_pose(state, name)[None] for name in self._hands},
+            T_world_base={name: np.eye(4) for name in self._hands},
+            velocity={name: np.zeros((1, 6)) for name in self._boxes},
+            joints={
+                **{f"{name}_arm": state[None, self._hand(name) : self._hand(name) + 7].copy() for name in self._hands},
+                **{f"{name}_gripper": state[None, self._hand(name) + 7 : self._hand(name) + 8].copy() for name in self._hands},
+            },
+            contacts={f"{a}|{b}": np.array([self._touch(state, a, b)]) for a, b in self.task.scene.contacts},
+        )
+
+    def _touch(self, state: Array, a: str, b: str) -> bool:
+        for name, eef in self.task.robot.eefs.items():
+            for box, finger in ((a, b), (b, a)):
+                if finger in eef.fingers:
+                    return box in self._boxes and int(state[self._hand(name) + 8]) == self._boxes.index(box)
+        i, j = self._boxes.index(a), self._boxes.index(b)
+        gap = np.abs(state[i * 7 : i * 7 + 3] - state[j * 7 : j * 7 + 3]) - (self._half(i) + self._half(j))
+        return bool((gap < 1e-6).all())
+
+    def _between_fingers(self, state: Array, position: Array) -> int:
+        for i in range(len(self._boxes)):
+            if np.linalg.norm(state[i * 7 : i * 7 + 3] - position) < _GRASP_REACH_M:
+                return i
+        return -1
+
+    def _half(self, box: int) -> Array:
+        return np.array(self.task.scene.boxes[self._boxes[box]].half_size_m)
+
+    def _hand(self, name: str) -> int:
+        return len(self._boxes) * 7 + self._hands.index(name) * 9
+
+    def _hand_pose(self, state: Array, name: str) -> Array:
+        at = self._hand(name)
+        return poses.pose_from_xyz_quat_wxyz(state[at : at + 7])

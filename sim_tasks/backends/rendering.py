@@ -1,0 +1,221 @@
+"""Pictures of recorded states: the pixels of an episode, made after its physics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.errors import BackendError, SpecError, unknown_name
+from factory.specs import RenderSpec, TaskSpec
+from factory.streams import spawn_streams
+from sim_tasks.backends import looks
+from sim_tasks.backends.opengl import open_context
+from sim_tasks.backends.scenes import build_environment
+
+import mujoco  # isort: skip - after robosuite, which chooses MUJOCO_GL when nobody has
+
+Image = NDArray[np.uint8]
+Array = NDArray[np.float64]
+
+_MAX_GEOMS = 10_000
+"""Room for drawn geoms, robosuite's number; decorations count too."""
+
+_COLLISION_GROUP, _UNDRAWN_GROUP = 0, 5
+"""Geom groups that are not drawn: robosuite's collision shapes, and one that no robosuite model uses."""
+
+
+class EpisodeRenderer:
+    """Holds a compiled scene and an OpenGL context open, and draws recorded states with them.
+
+    The same states give the same pixels in every process on one machine. Images have their first row at the top.
+    Close it in the process and thread that made it; it is a context manager.
+    """
+
+    def __init__(self, task: TaskSpec, spec: RenderSpec) -> None:
+        """Compile the task's scene and open an offscreen buffer of the wanted size.
+
+        Raises:
+            SpecError: the scene has no camera of that name.
+            BackendError: the scene does not build, or no OpenGL can be opened.
+        """
+        self.spec = spec
+        model = build_environment(task).sim.model._model  # noqa: SLF001 - robosuite wraps it without an accessor
+        self.cameras = {name: _camera(model, name, f"task {task.name!r}") for name in spec.cameras}
+        if spec.preset == "fast":
+            model.vis.quality.offsamples = 0
+        model.vis.global_.offwidth, model.vis.global_.offheight = spec.width, spec.height
+        self._model, self._data = model, mujoco.MjData(model)
+        self._pristine = _written(model)
+        self._episode: object = None
+        self._gl: Any = open_context(spec.width, spec.height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._option, self._perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
+        self._option.geomgroup[_COLLISION_GROUP] = self._option.geomgroup[_UNDRAWN_GROUP] = 0
+        if spec.preset == "fast":
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+
+    def frames(
+        self, states: Mapping[str, Array], overrides: Mapping[str, Array], *, visual_stream: np.random.Generator | None
+    ) -> Iterator[dict[str, Image]]:
+        """Yield camera name -> image ``(height, width, 3)`` for every state.
+
+        Args:
+            states: "qpos" ``(T, nq)`` and "qvel" ``(T, nv)``; other names are ignored.
+            overrides: "body_pos:NAME" ``(3,)`` and "body_quat:NAME" ``(4,)`` wxyz, written over the compiled model.
+            visual_stream: draws lights, colours and camera jitter, once; None keeps the scene's looks.
+
+        Raises:
+            SpecError: an override names an unknown body or field.
+            BackendError: the arrays do not fit the scene, or a later episode was begun on this renderer.
+        """
+        for _ in self._poses(states, overrides, visual_stream):
+            yield {name: self._image(camera) for name, camera in self.cameras.items()}
+
+    def segmentation(
+        self,
+        states: Mapping[str, Array],
+        overrides: Mapping[str, Array],
+        *,
+        visual_stream: np.random.Generator | None = None,
+    ) -> Iterator[dict[str, NDArray[np.int32]]]:
+        """Yield camera name -> geom ids ``(height, width)``, -1 where there is none; arguments as in `frames`."""
+        flags = self._scene.flags
+        for _ in self._poses(states, overrides, visual_stream):
+            flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+            masks = {name: self._geoms(self._image(camera)) for name, camera in self.cameras.items()}
+            flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
+            yield masks
+
+    def geom_names(self) -> tuple[str, ...]:
+        """Return the names that the ids of a segmentation mask count."""
+        return tuple(self._model.geom(i).name for i in range(self._model.ngeom))
+
+    def close(self) -> None:
+        """Release buffers and the OpenGL context; closing twice is fine."""
+        if self._gl is None:
+            return
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+        self._gl = None
+
+    def __enter__(self) -> EpisodeRenderer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _poses(
+        self, states: Mapping[str, Array], overrides: Mapping[str, Array], rng: np.random.Generator | None
+    ) -> Iterator[None]:
+        """Put the scene into one state after another, ready to be drawn."""
+        model, data = self._model, self._data
+        qpos, qvel = _rows(states, "qpos", model.nq), _rows(states, "qvel", model.nv)
+        mine = self._episode = object()
+        _restore(model, self._pristine)
+        _override(model, overrides)
+        if rng is not None:
+            looks.randomise(model, self.spec, rng)
+        for row in range(len(qpos)):
+            if self._episode is not mine:
+                raise BackendError("a renderer draws one episode at a time: finish the first or open a second renderer")
+            data.qpos[:], data.qvel[:] = qpos[row], qvel[row]
+            # Positions are all a picture needs: no contacts, no forces. comPos for cameras that track a centre of mass.
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            mujoco.mj_camlight(model, data)
+            self._gl.make_current()  # another renderer of this process may have drawn in between
+            yield
+
+    def _image(self, camera: mujoco.MjvCamera) -> Image:
+        spec, groups = self.spec, self._model.geom_group
+        # Without mirrors and shadows, what lies outside the view cannot be seen; a third of the time is saved.
+        hidden = self._outside(camera) if spec.preset == "fast" else np.zeros(len(groups), bool)
+        kept, groups[hidden] = groups[hidden], _UNDRAWN_GROUP
+        # The whole scene anew for each camera: the headlight travels with it, and this costs under 1 % of the drawing.
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, self._data, self._option, self._perturb, camera, everything, self._scene)
+        groups[hidden] = kept
+        rect = mujoco.MjrRect(0, 0, spec.width, spec.height)
+        mujoco.mjr_render(rect, self._scene, self._context)
+        upside_down = np.empty((spec.height, spec.width, 3), np.uint8)
+        mujoco.mjr_readPixels(upside_down, None, rect, self._context)
+        return np.ascontiguousarray(upside_down[::-1])
+
+    def _outside(self, camera: mujoco.MjvCamera) -> NDArray[np.bool_]:
+        """Return which geoms' bounding spheres lie wholly outside a camera's pyramid of sight."""
+        model, data, number = self._model, self._data, camera.fixedcamid
+        # Camera frame: x right, y up, looking along -z. Planes have radius 0 and no end; they are never outside.
+        right, up, back = ((data.geom_xpos - data.cam_xpos[number]) @ data.cam_xmat[number].reshape(3, 3)).T
+        half_up = np.tan(np.deg2rad(model.cam_fovy[number]) / 2.0)
+        outside = back > model.geom_rbound
+        for aside, half in ((right, half_up * self.spec.width / self.spec.height), (up, half_up)):
+            outside |= (np.abs(aside) + half * back) / np.hypot(1.0, half) > model.geom_rbound
+        return outside & (model.geom_rbound > 0.0)
+
+    def _geoms(self, code: Image) -> NDArray[np.int32]:
+        """Turn id colours (segment id + 1, low byte first) into geom ids."""
+        ids = code.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], np.int32)
+        table = np.full(self._scene.ngeom + 1, -1, np.int32)
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+                table[geom.segid + 1] = geom.objid
+        return table[ids]
+
+
+def visual_stream(spec: RenderSpec, index: int) -> np.random.Generator | None:
+    """Return the generator of an episode's looks: a function of the visual seed and the attempt index alone."""
+    return None if spec.visual_seed is None else spawn_streams(spec.visual_seed, index).visual
+
+
+def _camera(model: Any, name: str, where: str) -> mujoco.MjvCamera:
+    number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name)
+    if number < 0:
+        known = [model.camera(i).name for i in range(model.ncam)]
+        raise SpecError(f"{where}: " + unknown_name("camera", name, known))
+    camera = mujoco.MjvCamera()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, number
+    return camera
+
+
+def _rows(states: Mapping[str, Array], name: str, width: int) -> Array:
+    rows = np.asarray(states[name]) if name in states else None
+    if rows is None or rows.ndim != 2 or rows.shape[1] != width:
+        found = "nothing" if rows is None else f"shape {rows.shape}"
+        raise BackendError(f"states[{name!r}]: found {found}, the scene needs (T, {width}); were they recorded in it?")
+    return rows
+
+
+def _override(model: Any, overrides: Mapping[str, Array]) -> None:
+    for key, value in overrides.items():
+        field, _, body = key.partition(":")
+        if field not in ("body_pos", "body_quat"):
+            raise SpecError(f"override {key!r}: " + unknown_name("field", field, ("body_pos", "body_quat")))
+        number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, body)
+        if number < 0:
+            known = [model.body(i).name for i in range(model.nbody)]
+            raise SpecError(f"override {key!r}: " + unknown_name("body", body, known))
+        getattr(model, field)[number] = value
+
+
+def _written(model: Any) -> dict[str, NDArray[Any]]:
+    """Copy everything that an episode may write over the model."""
+    fields = {name: getattr(model, name).copy() for name in ("body_pos", "body_quat", *looks.FIELDS)}
+    return fields | {f"headlight {name}": getattr(model.vis.headlight, name).copy() for name in looks.HEADLIGHT_FIELDS}
+
+
+def _restore(model: Any, pristine: Mapping[str, NDArray[Any]]) -> None:
+    for name in ("body_pos", "body_quat", *looks.FIELDS):
+        getattr(model, name)[:] = pristine[name]
+    for name in looks.HEADLIGHT_FIELDS:
+        setattr(model.vis.headlight, name, pristine[f"headlight {name}"])

@@ -1,0 +1,368 @@
+"""robosuite 1.5 behind `SimBackend`: its own controllers and physics step, soft resets, no observables, no cameras.
+
+One compiled model serves all environments of a backend: an environment is a snapshot that is loaded when it is its
+turn. Results therefore cannot depend on how many environments there are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim_tasks.backends import compat  # isort: skip - before robosuite, whose import it quiets
+import mujoco
+
+from factory import actions, poses
+from factory.demos import AnnotatedDemo, Demo
+from factory.errors import BackendError
+from factory.scene import SceneState
+from factory.sim import Block, BlockResult, Commands, Hold, Snapshot
+from factory.specs import EefSpec, TaskSpec
+from sim_tasks.backends import annotation, fingerprint
+from sim_tasks.backends.scenes import build_environment
+from sim_tasks.backends.sensing import SceneReader
+
+Array = NDArray[np.float64]
+
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
+_DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+
+compat.apply()
+
+
+@dataclass(kw_only=True)
+class _Hand:
+    """What one end effector was last told; belongs to the snapshot."""
+
+    T_world_target: Array | None = None
+    gripper: Array | None = None
+
+
+class RobosuiteBackend:
+    """A task in robosuite. See `factory.sim.SimBackend` for the contract.
+
+    Attributes:
+        task: the task being simulated.
+        num_envs: environments kept apart.
+        determinism: "bitwise": same commands, same bits, within one runtime fingerprint.
+        simulator_seconds: wall time spent inside robosuite's control step so far.
+    """
+
+    determinism: Literal["bitwise", "statistical"] = "bitwise"
+
+    def __init__(self, task: TaskSpec, *, num_envs: int = 1) -> None:
+        """Build the scene.
+
+        Raises:
+            BackendError: the scene cannot be built, or names something its model does not have.
+        """
+        if num_envs < 1:
+            raise BackendError(f"num_envs is {num_envs}; at least one environment is needed")
+        self.task = task
+        self.num_envs = num_envs
+        self.simulator_seconds = 0.0
+        self._env = build_environment(task)
+        self._model: mujoco.MjModel = self._env.sim.model._model  # noqa: SLF001 - robosuite has no public way
+        self._data: mujoco.MjData = self._env.sim.data._data  # noqa: SLF001
+        self._robot: Any = self._env.robots[0]
+        self._substeps = int(self._env.control_timestep / self._env.model_timestep)
+        self._pristine = (self._model.body_pos.copy(), self._model.body_quat.copy())
+        self._hidden = [self._body(name) for name in task.scene.hidden_bodies]
+        self._reader = SceneReader(task, self._model, self._data)
+        self._hands = {name: _Hand() for name in task.robot.eefs}
+        self._overridden: tuple[str, ...] = ()
+        self._saved: dict[int, Snapshot] = {}
+        self._active = -1
+        if self._env.action_dim != task.robot.action_dim:
+            raise BackendError(
+                f"task {task.name!r}: the environment takes {self._env.action_dim} action dimensions, robot "
+                f"{task.robot.name!r} is specified with {task.robot.action_dim}"
+            )
+
+    # --- SimBackend -------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, env: int, placements: Mapping[str, Array], rng: np.random.Generator, *, joint_noise_rad: float = 0.02
+    ) -> SceneState:
+        """Start an environment; objects without a placement start where robosuite's own sampler puts them."""
+        self._leave()
+        self._restore_model()
+        _use_generator(self._env, rng)
+        for robot in self._env.robots:
+            robot.initialization_noise = {"type": "gaussian", "magnitude": joint_noise_rad}
+        self._env.reset()
+        self._model.body_pos[self._hidden, 2] = -10.0
+        for name, T_world_body in placements.items():
+            self._place(name, T_world_body)
+        self._hands = {name: _Hand() for name in self.task.robot.eefs}
+        self._wake_controllers()
+        mujoco.mj_forward(self._model, self._data)
+        # The posture the null space pulls towards is this reset's own start posture, as after a robosuite reset.
+        for _, controller in self._arm_controllers():
+            controller.initial_joint = np.array(self._data.qpos[controller.qpos_index])
+        self._active = env
+        return self._reader.read()
+
+    def snapshot(self, env: int) -> Snapshot:
+        """Return everything needed to continue this environment bit for bit."""
+        self._enter(env)
+        return self._take()
+
+    def restore(self, env: int, snapshot: Snapshot) -> SceneState:
+        """Load a snapshot into an environment; its state is read without disturbing what it continues from."""
+        self._leave()
+        self._load(snapshot)
+        self._active = env
+        return self._reader.read()
+
+    def sim_state(self, env: int) -> Mapping[str, Array]:
+        """Return time, qpos and qvel."""
+        self._enter(env)
+        return {
+            "time": np.array([self._data.time]),
+            "qpos": self._data.qpos.copy(),
+            "qvel": self._data.qvel.copy(),
+        }
+
+    def advance(self, commands: Mapping[int, Commands]) -> Mapping[int, BlockResult]:
+        """Run each named environment through its commands, one after the other."""
+        results = {}
+        for env, per_eef in commands.items():
+            self._enter(env)
+            results[env] = self._run(per_eef)
+        return results
+
+    def play(self, env: int, actions: NDArray[np.float32]) -> BlockResult:
+        """Apply recorded actions as they are."""
+        self._enter(env)
+        recording = _Recording(self, len(actions))
+        for row in actions:
+            if not recording.step(row.astype(np.float64)):
+                break
+        return recording.result()
+
+    def annotate(self, demo: Demo) -> AnnotatedDemo:
+        """Read a demo's states in this scene; see `annotation.annotate`."""
+        self._leave()
+        self._active = -1
+        try:
+            return annotation.annotate(demo, self.task, self._model, self._data, self._reader)
+        finally:
+            self._restore_model()
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what provenance records about this executor."""
+        return {
+            "backend": "robosuite",
+            "control_mode": "robosuite-step",
+            "determinism": self.determinism,
+            "model_sha": fingerprint.model_sha(self.model_source()),
+            **fingerprint.runtime(),
+        }
+
+    def model_source(self) -> str:
+        """Return the source MJCF with asset files named by content, the same text on every machine."""
+        return fingerprint.portable_source(self._env.model.get_xml())
+
+    def close(self) -> None:
+        """Release robosuite's environment."""
+        self._env.close()
+
+    # --- one environment at a time ----------------------------------------------------------------------------------
+
+    def _enter(self, env: int) -> None:
+        if env == self._active:
+            return
+        if env not in self._saved:
+            raise BackendError(f"environment {env} was never reset; this backend holds environments 0..{self.num_envs - 1}")
+        self._leave()
+        self._load(self._saved[env])
+        self._active = env
+
+    def _leave(self) -> None:
+        if self._active >= 0:
+            self._saved[self._active] = self._take()
+            self._active = -1
+
+    def _take(self) -> Snapshot:
+        state = np.empty(mujoco.mj_stateSize(self._model, _STATE))
+        mujoco.mj_getState(self._model, self._data, state, _STATE)
+        controller: dict[str, Array] = {}
+        for arm, part in self._arm_controllers():
+            controller[f"{arm}.initial_joint"] = np.array(part.initial_joint, float)
+            controller[f"{arm}.gripper_action"] = np.atleast_1d(np.array(self._robot.gripper[arm].current_action, float))
+        for name, hand in self._hands.items():
+            if hand.T_world_target is not None and hand.gripper is not None:
+                controller[f"{name}.T_world_target"] = hand.T_world_target.copy()
+                controller[f"{name}.gripper_command"] = hand.gripper.copy()
+        overrides: dict[str, Array] = {}
+        for name in self._overridden:
+            body = self._body(name)
+            overrides[f"body_pos:{name}"] = self._model.body_pos[body].copy()
+            overrides[f"body_quat:{name}"] = self._model.body_quat[body].copy()
+        return Snapshot(integration=state, controller=controller, overrides=overrides)
+
+    def _load(self, snapshot: Snapshot) -> None:
+        self._restore_model()
+        self._model.body_pos[self._hidden, 2] = -10.0
+        names: list[str] = []
+        for key, value in snapshot.overrides.items():
+            field, _, name = key.partition(":")
+            getattr(self._model, field)[self._body(name)] = value
+            names += [name] if name not in names else []
+        self._overridden = tuple(names)
+        mujoco.mj_setState(self._model, self._data, snapshot.integration, _STATE)
+        mujoco.mj_forward(self._model, self._data)
+        # mj_forward overwrites the solver's warm start, which is part of the state: put it back.
+        mujoco.mj_setState(self._model, self._data, snapshot.integration, _STATE)
+        for arm, part in self._arm_controllers():
+            part.initial_joint = snapshot.controller[f"{arm}.initial_joint"].copy()
+            self._robot.gripper[arm].current_action = snapshot.controller[f"{arm}.gripper_action"].copy()
+        for name in self._hands:
+            self._hands[name] = _Hand(
+                T_world_target=snapshot.controller.get(f"{name}.T_world_target"),
+                gripper=snapshot.controller.get(f"{name}.gripper_command"),
+            )
+        self._wake_controllers()
+
+    def _wake_controllers(self) -> None:
+        # After a reset or a loaded state the controllers would serve kinematics cached before it (robosuite's flag).
+        for part in self._robot.part_controllers.values():
+            part.new_update = True
+
+    def _arm_controllers(self) -> list[tuple[str, Any]]:
+        return [(arm, self._robot.part_controllers[arm]) for arm in self._robot.arms]
+
+    # --- placing ----------------------------------------------------------------------------------------------------
+
+    def _body(self, name: str) -> int:
+        body = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, name)
+        if body < 0:
+            raise BackendError(f"task {self.task.name!r}: the scene has no body {name!r}")
+        return body
+
+    def _restore_model(self) -> None:
+        self._model.body_pos[:], self._model.body_quat[:] = self._pristine
+        self._overridden = ()
+
+    def _place(self, name: str, T_world_body: Array) -> None:
+        body_name = self.task.scene.objects[name].body
+        body = self._body(body_name)
+        xyz_quat = poses.xyz_quat_wxyz_from_pose(T_world_body)
+        joint = self._model.body_jntadr[body]
+        if joint >= 0 and self._model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE.value:
+            start = self._model.jnt_qposadr[joint]
+            self._data.qpos[start : start + 7] = xyz_quat
+            return
+        if self._model.body_parentid[body] != 0:
+            raise BackendError(f"object {name!r}: body {body_name!r} hangs on another body, so it cannot be placed")
+        self._model.body_pos[body] = xyz_quat[:3]
+        self._model.body_quat[body] = xyz_quat[3:]
+        self._overridden = (*self._overridden, body_name)
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def _run(self, commands: Commands) -> BlockResult:
+        length = len(next(iter(commands.values())))
+        if set(commands) != set(self._hands) or any(len(c) != length for c in commands.values()):
+            raise BackendError(
+                f"commands for {sorted(commands)} of lengths {[len(c) for c in commands.values()]}; expected one of equal "
+                f"length for each of {sorted(self._hands)}"
+            )
+        recording = _Recording(self, length)
+        for step in range(length):
+            action = np.zeros(self.task.robot.action_dim)
+            for name, command in commands.items():
+                self._command(name, command, step, action)
+            if not recording.step(action):
+                break
+        return recording.result()
+
+    def _command(self, name: str, command: Block | Hold, step: int, action: Array) -> None:
+        eef, hand = self.task.robot.eefs[name], self._hands[name]
+        T_world_eef = self._reader.eef_pose(name)
+        if isinstance(command, Block):
+            hand.T_world_target = command.T_world_eef[step]
+            hand.gripper = np.asarray(command.gripper[step], float)
+            noise = command.action_noise[step]
+        else:
+            if hand.T_world_target is None or hand.gripper is None:
+                hand.T_world_target = T_world_eef.copy()
+                hand.gripper = np.full(eef.gripper_action[1] - eef.gripper_action[0], -eef.gripper_closed)
+            noise = np.zeros(6)
+        base = self._reader.base_pose(name)
+        action[slice(*eef.arm_action)] = actions.execute(T_world_eef, hand.T_world_target, noise, base, eef)
+        action[slice(*eef.gripper_action)] = np.float32(hand.gripper)
+
+    def _control_step(self, action: Array) -> bool:
+        began = time.perf_counter()
+        env, model, data = self._env, self._model, self._data
+        for substep in range(self._substeps):
+            mujoco.mj_step1(model, data)
+            env._pre_action(action, substep == 0)  # noqa: SLF001 - what robosuite's own step calls
+            mujoco.mj_step2(model, data)
+        self.simulator_seconds += time.perf_counter() - began
+        return not any(data.warning[kind].number for kind in _DIVERGED)
+
+
+class _Recording:
+    """Collects one block's rows."""
+
+    def __init__(self, backend: RobosuiteBackend, length: int) -> None:
+        self._backend = backend
+        model = backend._model  # noqa: SLF001
+        self._actions = np.empty((length, backend.task.robot.action_dim), np.float32)
+        self._commanded = {name: np.empty((length, 4, 4)) for name in backend.task.robot.eefs}
+        self._states = {"time": np.empty((length, 1)), "qpos": np.empty((length, model.nq)), "qvel": np.empty((length, model.nv))}
+        self._rows = backend._reader.allocate(length)  # noqa: SLF001
+        self._done = 0
+        self._stable = True
+
+    def step(self, action: Array) -> bool:
+        """Execute one action; returns False when the simulator diverged."""
+        backend, row = self._backend, self._done
+        reader, data = backend._reader, backend._data  # noqa: SLF001
+        for name, eef in backend.task.robot.eefs.items():
+            self._commanded[name][row] = _commanded(reader, name, eef, action)
+        self._stable = backend._control_step(action)  # noqa: SLF001
+        if not self._stable:
+            return False
+        self._actions[row] = action
+        self._states["time"][row] = data.time
+        self._states["qpos"][row] = data.qpos
+        self._states["qvel"][row] = data.qvel
+        reader.refresh()
+        reader.fill(self._rows, row)
+        self._done += 1
+        return True
+
+    def result(self) -> BlockResult:
+        """Return the rows that were completed."""
+        n = self._done
+        return BlockResult(
+            scene=self._backend._reader.state(self._rows, n),  # noqa: SLF001
+            actions=self._actions[:n],
+            T_world_eef_commanded={k: v[:n] for k, v in self._commanded.items()},
+            sim_states={k: v[:n] for k, v in self._states.items()},
+            stable=self._stable,
+        )
+
+
+def _commanded(reader: SceneReader, name: str, eef: EefSpec, action: Array) -> Array:
+    pose_action = np.clip(action[slice(*eef.arm_action)], -1.0, 1.0)
+    return actions.target_of_action(reader.eef_pose(name), pose_action, reader.base_pose(name), eef)
+
+
+def _use_generator(environment: Any, rng: np.random.Generator) -> None:
+    """Hand one generator to everything in a robosuite environment that draws."""
+    environment.rng = rng
+    sampler = getattr(environment, "placement_initializer", None)
+    if sampler is not None:
+        sampler.rng = rng
+        for part in getattr(sampler, "samplers", {}).values():
+            part.rng = rng

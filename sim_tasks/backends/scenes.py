@@ -1,0 +1,110 @@
+"""Builds a robosuite environment from a task's scene data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from sim_tasks.backends import compat  # isort: skip - before robosuite, whose import it quiets
+import robosuite
+from robosuite.environments.base import REGISTERED_ENVS
+from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
+from robosuite.models.arenas import TableArena
+from robosuite.models.objects import BoxObject
+from robosuite.models.tasks import ManipulationTask
+from robosuite.utils.mjcf_utils import CustomMaterial
+
+from factory.errors import BackendError, unknown_name
+from factory.specs import BoxSpec, SceneSpec, TaskSpec
+
+TABLE_TOP_M = 0.8
+"""Height of the table's surface in the project's own scenes; robosuite's Stack uses the same."""
+
+
+class TableScene(ManipulationEnv):
+    """A table with free boxes, as robosuite environment: the project's own base scene "table"."""
+
+    def __init__(self, boxes: dict[str, BoxSpec], **options: Any) -> None:
+        """Remember the boxes, then let robosuite build everything."""
+        self._boxes = boxes
+        self.objects: dict[str, BoxObject] = {}
+        super().__init__(**options)
+
+    def _load_model(self) -> None:
+        super()._load_model()
+        robot = self.robots[0].robot_model
+        robot.set_base_xpos(robot.base_xpos_offset["table"](0.8))
+        arena = TableArena(table_full_size=(0.8, 0.8, 0.05), table_offset=(0.0, 0.0, TABLE_TOP_M))
+        arena.set_origin([0, 0, 0])
+        self.objects = {name: _box(name, spec) for name, spec in self._boxes.items()}
+        self.model = ManipulationTask(
+            mujoco_arena=arena,
+            mujoco_robots=[r.robot_model for r in self.robots],
+            mujoco_objects=list(self.objects.values()),
+        )
+
+    def reward(self, action: Any = None) -> float:
+        """Return nothing: success is a predicate of the task, not of the environment."""
+        del action
+        return 0.0
+
+    def _check_success(self) -> bool:
+        return False
+
+
+def build_environment(task: TaskSpec) -> Any:
+    """Return a robosuite environment of the task's scene, reset once, without renderer, with soft resets.
+
+    Raises:
+        BackendError: the scene's base does not exist or does not accept the options.
+    """
+    compat.apply()
+    options = {
+        "robots": task.robot.name,
+        "control_freq": task.robot.control_hz,
+        "has_renderer": False,
+        "has_offscreen_renderer": False,
+        "use_camera_obs": False,
+        "hard_reset": False,
+        "ignore_done": True,
+        **task.scene.options,
+    }
+    make = _maker(task.scene)
+    try:
+        environment = make(**options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise BackendError(
+            f"task {task.name!r}: scene base {task.scene.base!r} could not be built with options {sorted(task.scene.options)}: {error}"
+        ) from error
+    environment.reset()
+    return environment
+
+
+def _maker(scene: SceneSpec) -> Any:
+    if scene.base == "table":
+        return lambda **options: TableScene(boxes=dict(scene.boxes), **options)
+    if ":" in scene.base:
+        module, _, name = scene.base.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise BackendError(f"scene base {scene.base!r} cannot be imported: {error}") from error
+    if scene.base not in REGISTERED_ENVS:
+        raise BackendError(unknown_name("robosuite environment", scene.base, REGISTERED_ENVS))
+    return lambda **options: robosuite.make(scene.base, **options)
+
+
+def _box(name: str, spec: BoxSpec) -> BoxObject:
+    material = None
+    if spec.material:
+        material = CustomMaterial(
+            texture=spec.material,
+            tex_name=f"{name}_texture",
+            mat_name=f"{name}_material",
+            tex_attrib={"type": "cube"},
+            mat_attrib={"texrepeat": "1 1", "specular": "0.4", "shininess": "0.1"},
+        )
+    size = np.array(spec.half_size_m)
+    return BoxObject(name=name, size_min=size, size_max=size, rgba=spec.rgba, material=material, density=spec.density)

@@ -1,0 +1,86 @@
+"""The tasks by name, written out, and those that other packages add.
+
+A package adds a task through an entry point of group "trajectory_factory.tasks" that loads to a `TaskSpec`; its scene's
+base may be an environment class of its own, "package.module:Class".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from factory.errors import SpecError, unknown_name
+from factory.specs import TaskSpec
+from sim_tasks.tasks import can, door, lift, square, stack, stack_three
+
+ENTRY_POINTS = "trajectory_factory.tasks"
+
+TASKS: Mapping[str, TaskSpec] = {
+    "lift": lift.TASK,
+    "stack": stack.TASK,
+    "stack_three": stack_three.TASK,
+    "square": square.TASK,
+    "can": can.TASK,
+    "door": door.TASK,
+}
+
+
+def find_task(name: str) -> TaskSpec:
+    """Return a task by name.
+
+    Raises:
+        SpecError: no such task, or the plug-in that offers it is broken.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    tasks, problems = _plugged_in()
+    if name in tasks:
+        return tasks[name]
+    raise SpecError(" ".join([unknown_name("task", name, [*TASKS, *tasks]), *problems]))
+
+
+def all_tasks() -> Mapping[str, TaskSpec]:
+    """Return the shipped tasks and every sound one of other packages; `plugin_problems` tells what is missing."""
+    return {**TASKS, **_plugged_in()[0]}
+
+
+def plugin_problems() -> tuple[str, ...]:
+    """Return one sentence for each task plug-in that cannot be used, empty when all can."""
+    return _plugged_in()[1]
+
+
+def _plugged_in() -> tuple[dict[str, TaskSpec], tuple[str, ...]]:
+    """Return the sound tasks of other packages, and one sentence for each that is not."""
+    offers: dict[str, list[tuple[EntryPoint, TaskSpec]]] = {}
+    problems: list[str] = []
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda p: (p.name, p.value)):
+        try:
+            task = _load(point)
+        except SpecError as error:
+            problems.append(_problem(point, str(error)))
+        else:
+            offers.setdefault(task.name, []).append((point, task))
+    tasks: dict[str, TaskSpec] = {}
+    for name, offered in offers.items():
+        if name in TASKS:
+            problems += [_problem(point, f"the name {name!r} belongs to a shipped task") for point, _ in offered]
+        elif len(offered) > 1:
+            # Which of the two was meant cannot be known, and the order of installation must not decide.
+            problems += [_problem(point, f"another plug-in offers the name {name!r} too") for point, _ in offered]
+        else:
+            tasks[name] = offered[0][1]
+    return tasks, tuple(problems)
+
+
+def _problem(point: EntryPoint, reason: str) -> str:
+    return f"The task plug-in {point.name} = {point.value} cannot be used: {reason}."
+
+
+def _load(point: EntryPoint) -> TaskSpec:
+    try:
+        task = point.load()
+    except Exception as error:  # a stranger's module may fail in any way while it is imported
+        raise SpecError(f"importing it failed with {type(error).__name__}: {error}") from error
+    if not isinstance(task, TaskSpec):
+        raise SpecError(f"it loads to a {type(task).__name__}, expected a TaskSpec")
+    return task

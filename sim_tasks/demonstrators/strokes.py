@@ -1,0 +1,167 @@
+"""The language scripted demonstrators speak: strokes of the hand, drawn the way a person's hand moves.
+
+A script is a generator of strokes: it is sent the scene after each stroke, and so looks before it reaches. A stroke
+becomes a minimum-jerk path (Flash and Hogan 1985, "The coordination of arm movements"), the profile of human reaching.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory import poses
+from factory.scene import SceneState
+from factory.sim import Block
+from sim_tasks.tasks.predicates import FINGERS
+
+Array = NDArray[np.float64]
+
+R_HOME = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+"""The hand pointing down as the Panda starts: its fingers close along the world's y axis (the hand's own x axis)."""
+
+_TURN_SPEED_RAD_S = 1.2
+"""Mean turning speed; a person turns the wrist by a right angle in a bit more than a second."""
+
+_CLOSING_STEPS = 20
+"""The fingers need 8 control steps for their whole way; one that has met nothing after 20 will not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stroke:
+    """One smooth motion of the hand.
+
+    Attributes:
+        T_world_eef: ``(4, 4)`` where it ends.
+        closed: whether the fingers are told to close meanwhile.
+        speed_m_s: mean speed of the straight way; the peak is 1.9 times as high.
+        bulge_m: ``(3,)`` how far the middle of the path is off the straight line, world frame.
+        steps: at least this many control steps; a stroke to where the hand is told to be already is a pause.
+    """
+
+    T_world_eef: Array
+    closed: bool
+    speed_m_s: float = 0.15
+    bulge_m: Array | None = None
+    steps: int = 3
+
+
+Script = Generator[Stroke, SceneState, None]
+"""Yields strokes, is sent the scene (leading axis 1) after each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How one demonstration differs from another: drawn once for each, as if by another person on another day.
+
+    Attributes:
+        pace: factor on speeds.
+        hover_m: height above an object from which the hand goes straight down.
+        carry_m: height to which the hand lifts what it took.
+        bulge_m: ``(3,)`` how the reaching path bends.
+        grasp_offset_m: ``(2,)`` of the grasp off the object's middle: along the fingers' width, and in depth.
+        grasp_yaw_rad: misalignment of the fingers.
+        place_offset_m: ``(2,)`` of the place off its middle, horizontal.
+        pause_steps: dwell before closing and before opening the fingers.
+    """
+
+    pace: float
+    hover_m: float
+    carry_m: float
+    bulge_m: Array
+    grasp_offset_m: Array
+    grasp_yaw_rad: float
+    place_offset_m: Array
+    pause_steps: int
+
+
+def draw_style(rng: np.random.Generator) -> Style:
+    """Draw a style; spreads are those of a careful person: millimetres at contact, centimetres on the way."""
+    return Style(
+        pace=rng.uniform(0.85, 1.15),
+        hover_m=rng.uniform(0.07, 0.10),
+        carry_m=rng.uniform(0.11, 0.14),
+        bulge_m=np.array([*rng.uniform(-0.03, 0.03, 2), rng.uniform(0.0, 0.03)]),
+        grasp_offset_m=rng.uniform(-0.003, 0.003, 2),
+        grasp_yaw_rad=rng.uniform(-0.04, 0.04),
+        place_offset_m=rng.uniform(-0.003, 0.003, 2),
+        pause_steps=int(rng.integers(4, 8)),
+    )
+
+
+def block(T_world_from: Array, stroke: Stroke, *, control_hz: float, closed_command: float) -> Block:
+    """Return the targets of a stroke that begins where the last one ended."""
+    straight = float(np.linalg.norm(stroke.T_world_eef[:3, 3] - T_world_from[:3, 3]))
+    turn = float(poses.angle_between(T_world_from[:3, :3], stroke.T_world_eef[:3, :3]))
+    seconds = max(straight / stroke.speed_m_s, turn / _TURN_SPEED_RAD_S)
+    steps = max(stroke.steps, math.ceil(seconds * control_hz))
+    t = np.arange(1, steps + 1) / steps
+    fractions = t**3 * (10.0 - 15.0 * t + 6.0 * t * t)
+    T = poses.interpolate(T_world_from, stroke.T_world_eef, fractions)
+    if stroke.bulge_m is not None:
+        T[:, :3, 3] += (16.0 * fractions**2 * (1.0 - fractions) ** 2)[:, None] * stroke.bulge_m
+    command = closed_command if stroke.closed else -closed_command
+    return Block(T_world_eef=T, gripper=np.full((steps, 1), command), action_noise=np.zeros((steps, 6)))
+
+
+def hand_down(position_m: Array, yaw_rad: float) -> Array:
+    """Return the ``(4, 4)`` pose of the hand pointing down, turned about the vertical from `R_HOME`."""
+    return poses.pose(poses.yaw_matrix(np.array(yaw_rad)) @ R_HOME, np.asarray(position_m, float))
+
+
+def yaw_of(T_world_object: Array) -> float:
+    """Return the direction of an object's x axis about the vertical, radians."""
+    return math.atan2(T_world_object[1, 0], T_world_object[0, 0])
+
+
+def nearest_turn(yaw_rad: float, near_rad: float, symmetry_rad: float) -> float:
+    """Return the angle equivalent to `yaw_rad` under a rotational symmetry that is nearest to another angle."""
+    return yaw_rad + symmetry_rad * round((near_rad - yaw_rad) / symmetry_rad)
+
+
+def raised(T: Array, height_m: float) -> Array:
+    """Return the pose moved straight up."""
+    up = T.copy()
+    up[2, 3] += height_m
+    return up
+
+
+def take(scene: SceneState, obj: str, grasp: Array, style: Style) -> Generator[Stroke, SceneState, SceneState]:
+    """Reach for an object, close the fingers on it and lift it; returns the scene with the object in the air.
+
+    Args:
+        scene: now.
+        obj: the object's name.
+        grasp: ``(4, 4)`` hand pose at which the fingers close.
+        style: how.
+    """
+    yield Stroke(T_world_eef=raised(grasp, style.hover_m), closed=False, speed_m_s=0.14 * style.pace, bulge_m=style.bulge_m)
+    yield Stroke(T_world_eef=grasp, closed=False, speed_m_s=0.09 * style.pace)
+    scene = yield Stroke(T_world_eef=grasp, closed=False, steps=style.pause_steps)
+    for _ in range(_CLOSING_STEPS):
+        if all(scene.touching(obj, finger)[-1] for finger in FINGERS):
+            break
+        scene = yield Stroke(T_world_eef=grasp, closed=True, steps=1)
+    yield Stroke(T_world_eef=grasp, closed=True, steps=3)
+    # Lifting briskly takes the object clear of its neighbours before the motion is carried to another object.
+    return (yield Stroke(T_world_eef=raised(grasp, style.carry_m), closed=True, speed_m_s=0.18 * style.pace))
+
+
+def let_go(place: Array, style: Style) -> Generator[Stroke, SceneState, SceneState]:
+    """Open the fingers where the hand is and leave straight up; returns the scene afterwards."""
+    yield Stroke(T_world_eef=place, closed=True, steps=style.pause_steps)
+    yield Stroke(T_world_eef=place, closed=False, steps=6)
+    return (yield Stroke(T_world_eef=raised(place, style.hover_m), closed=False, speed_m_s=0.15 * style.pace))
+
+
+def hand_for(scene: SceneState, obj: str, T_world_object: Array) -> Array:
+    """Return where the hand has to be to bring what it holds to a pose, given how it holds it now."""
+    T_object_eef = poses.inverse(scene.T_world_object[obj][-1]) @ scene.T_world_eef["right"][-1]
+    return T_world_object @ T_object_eef
+
+
+ScriptOf = Callable[[SceneState, Style], Script]
+"""Begins a script from the scene at rest."""
