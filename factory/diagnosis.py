@@ -25,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "not_achieved": "the motion ended without its effect",
     "success_lost": "success was reached but did not last",
     "constraint_deadlock": "arms waited for each other",
-    "infrastructure": "the worker failed, not the attempt",
+    "infra_poison": "the attempt killed its worker three times",
 }
 """Reason -> one plain sentence. Every failure carries one of these names."""
 

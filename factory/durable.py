@@ -45,6 +45,18 @@ def unseal(content: bytes) -> Any:
     return document
 
 
+def make_parent(path: Path) -> Path:
+    """Make the folder that `path` lies in, and return `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people to read. Raises like `json_bytes`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    make_parent(path).write_text(text + "\n", encoding="utf-8")
+
+
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:

@@ -81,7 +81,7 @@ RESERVED = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Columns that the dataset writer adds; an episode must not bring its own."""
 
 COLUMNS_FILE, STATES_FILE, EPISODE_FILE, CLIPS_FILE = "steps.parquet", "states.parquet", "episode.json", "clips.json"
-_ACCIDENTS = ("wall_s", "host", "pid", "worker")
+_ACCIDENTS = ("wall_s", "host", "pid", "worker", "workers", "command")
 
 
 def check(episode: Episode) -> None:
@@ -105,6 +105,10 @@ def check(episode: Episode) -> None:
         raise EpisodeError(
             f"{where}subtask_index must be int64 within [0, {len(episode.subtasks)}), the subtasks named"
         )
+    try:
+        json_bytes(episode.provenance)
+    except (TypeError, ValueError) as error:
+        raise EpisodeError(f"{where}provenance is not JSON: {error}") from error
 
 
 def _check_column(where: str, name: str, column: Column, *, rows: int) -> None:
@@ -174,7 +178,8 @@ def from_document(document: Mapping[str, Any], columns: Mapping[str, Any], state
 def lasting(value: Any) -> Any:
     """Return JSON without accidents of the run.
 
-    Those are the keys `wall_s`, `host`, `pid`, `worker`, and all that end in `_at` or `_wall_s`, at any depth.
+    Those are the keys `wall_s`, `host`, `pid`, `worker`, `workers` and `command` (how it was typed, with paths), and
+    all that end in `_at` or `_wall_s`, at any depth.
     """
     if isinstance(value, Mapping):
         kept = {k: v for k, v in value.items() if k not in _ACCIDENTS and not k.endswith(("_at", "_wall_s"))}

@@ -135,6 +135,7 @@ class _Arm:
                 selection=subtask.selection,
                 T_world_object=T_world_object,
                 T_world_eef=T_world_eef,
+                yaw_symmetry=self._symmetry(subtask.object_ref),
                 rng=self._streams.selection,
             )
         start, stop = (int(v) for v in self._bounds[self._chosen, self.subtask])
@@ -164,7 +165,13 @@ class _Arm:
             T_world_object=None if spec.untransformed else T_world_object,
             T_world_from=T_world_eef if from_measured else self._T_last_target,
             T_hand_object=T_hand_object,
+            object_symmetry=self._symmetry(subtask.object_ref),
+            carried_symmetry=self._symmetry(subtask.carries),
             with_first_pose=first or spec.transform_first_pose,
+            paced=spec.paced_bridge,
             noise_std=noise_std(subtask, self._task.robot.eefs[eef]),
             rng=self._streams.noise,
         )
+
+    def _symmetry(self, name: str | None) -> int:
+        return self._task.scene.objects[name].yaw_symmetry if self._spec.use_symmetry and name is not None else 1

@@ -72,15 +72,15 @@ class CheckedFile:
 
     def has_group(self, key: str) -> bool:
         """Tell whether a group of this name exists."""
-        return isinstance(self._file.get(key), h5py.Group)
+        return isinstance(self._node(key), h5py.Group)
 
     def has_array(self, key: str) -> bool:
         """Tell whether a dataset of this name exists."""
-        return isinstance(self._file.get(key), h5py.Dataset)
+        return isinstance(self._node(key), h5py.Dataset)
 
     def children(self, key: str) -> list[str]:
         """Return the names in a group, in the file's order; an absent group has none."""
-        node = self._file.get(key)
+        node = self._node(key)
         return list(node) if isinstance(node, h5py.Group) else []
 
     def array(self, key: str) -> NDArray[Any]:
@@ -89,7 +89,7 @@ class CheckedFile:
         Raises:
             DemoError: it is missing, is text, would exceed the file's read budget, or its bytes are damaged.
         """
-        node = self._file.get(key)
+        node = self._node(key)
         if not isinstance(node, h5py.Dataset):
             raise self.error(key, f"is missing or is a group; its group holds {self.children(key.rpartition('/')[0])}")
         if node.dtype.kind not in "biuf":
@@ -108,13 +108,13 @@ class CheckedFile:
         Raises:
             DemoError: the attribute is an array or cannot be read.
         """
-        node = self._file[key]
-        if name not in node.attrs:
-            return None
+        node = self._node(key)
         try:
-            value = node.attrs[name]
+            value = None if node is None else node.attrs.get(name)
         except _BROKEN as e:
             raise self.error(key, f"has an attribute {name!r} that cannot be read ({e})") from e
+        if value is None:
+            return None
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if isinstance(value, str):
@@ -124,6 +124,12 @@ class CheckedFile:
         raise self.error(
             key, f"has an attribute {name!r} of type {type(value).__name__}; one text or number is expected"
         )
+
+    def _node(self, key: str) -> Any:
+        try:
+            return self._file.get(key)
+        except _BROKEN as e:
+            raise self.error(key, f"cannot be opened, the file is damaged ({e})") from e
 
 
 @contextmanager
@@ -150,10 +156,12 @@ def check(file: h5py.File, path: Path, limits: Limits) -> None:
     Raises:
         DemoError: names the file, the object and the reason.
     """
-    seen: set[tuple[int, int]] = set()
-    waiting: list[tuple[h5g.GroupID, str, int]] = [(h5g.open(file.id, b"/"), "", 0)]
-    root = h5o.get_info(file.id)
-    seen.add((root.fileno, root.addr))
+    try:
+        root = h5o.get_info(file.id)
+        waiting: list[tuple[h5g.GroupID, str, int]] = [(h5g.open(file.id, b"/"), "", 0)]
+    except _BROKEN as e:
+        raise DemoError(f"{path}: '/' cannot be opened, the file is damaged ({e})") from e
+    seen: set[tuple[int, int]] = {(root.fileno, root.addr)}
     while waiting:
         group, where, depth = waiting.pop()
         try:
@@ -161,7 +169,7 @@ def check(file: h5py.File, path: Path, limits: Limits) -> None:
             names: list[bytes] = []
             group.links.iterate(lambda name, names=names: names.append(name) or (len(names) > limits.objects or None))
             for name in names:
-                key = f"{where}/{name.decode('utf-8', 'replace')}".lstrip("/")
+                key = f"{where}/{name.decode('utf-8', 'backslashreplace')}".lstrip("/")
                 _check_member(group, name, key, depth, waiting, seen, limits)
         except _RefusedError as e:
             raise DemoError(f"{path}: {(e.key or where or '/')!r} {e}") from e
@@ -203,6 +211,8 @@ def _check_member(
     seen: set[tuple[int, int]],
     limits: Limits,
 ) -> None:
+    if "\\x" in key:
+        raise _RefusedError("is not a name in UTF-8", key)
     link = group.links.get_info(name).type
     if link != h5l.TYPE_HARD:
         raise _RefusedError(
@@ -251,9 +261,7 @@ def _check_dataset(dataset: h5d.DatasetID, limits: Limits) -> None:
     if layout == h5d.CHUNKED:
         chunk = plist.get_chunk()
         if math.prod(chunk) * item > limits.chunk_bytes:
-            raise _RefusedError(
-                f"has chunks of shape {chunk}; at most {limits.chunk_bytes} bytes each are accepted"
-            )
+            raise _RefusedError(f"has chunks of shape {chunk}; at most {limits.chunk_bytes} bytes each are accepted")
         for i in range(plist.get_nfilters()):
             code = plist.get_filter(i)[0]
             if code not in _FILTERS:
@@ -269,6 +277,10 @@ def _check_type(kind: h5t.TypeID) -> int:
         raise _RefusedError(f"has an HDF5 {found} type; {', '.join(_PLAIN.values())} are accepted")
     if name in (h5t.INTEGER, h5t.FLOAT, h5t.ENUM) and kind.get_size() > 8:
         raise _RefusedError(f"has numbers of {kind.get_size()} bytes; at most 8 are accepted")
+    try:
+        _ = kind.dtype
+    except _BROKEN as e:
+        raise _RefusedError(f"has numbers of an unknown layout ({e})") from e
     return kind.get_size()
 
 

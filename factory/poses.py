@@ -147,7 +147,7 @@ def pose_from_xyz_quat_wxyz(xyz_quat: Float[Array, "*batch 7"]) -> Float[Array, 
 def angle_between(R_a: Float[Array, "*batch 3 3"], R_b: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch"]:
     """Return the angle in radians, in [0, pi], of the rotation that takes one to the other."""
     relative = np.swapaxes(np.asarray(R_a, float), -1, -2) @ np.asarray(R_b, float)
-    return np.linalg.norm(axis_angle_from_matrix(relative), axis=-1)
+    return np.asarray(np.linalg.norm(axis_angle_from_matrix(relative), axis=-1))
 
 
 def yaw_matrix(yaw_rad: ArrayLike) -> Float[Array, "*batch 3 3"]:

@@ -25,10 +25,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A demo and where its subtasks were cut, per end effector."""
+    """A demo and where its subtasks were cut, per end effector.
+
+    Attributes:
+        demo: the demo.
+        segments: end effector -> its pieces, tiling the demo.
+        settled: first row at which objects dropped at reset have come to rest; see `settled_row`.
+    """
 
     demo: AnnotatedDemo
     segments: Mapping[str, tuple[Segment, ...]]
+    settled: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,39 @@ class SourceUse:
     start: int
     stop: int
     first_step: int
+
+
+BRIDGE_M = 0.02
+"""Pace of a paced bridge per control step: 0.4 m/s at 20 Hz, which OSC follows within 2 cm."""
+BRIDGE_RAD = 0.10
+"""The same for turning: 2 rad/s."""
+_REST_M = 1e-3
+"""An object that moves less than this per control step (2 cm/s at 20 Hz) rests."""
+_REST_RAD = 0.01
+"""The same for turning."""
+_STARTING_STEPS, _RESTING_STEPS = 2, 3
+"""What falls at reset moves within the first two steps; three still steps in a row end the fall."""
+_FALL_STEPS = 30
+"""Objects dropped at reset (robosuite's nut falls 6 cm) have landed and stopped rocking long before this."""
+
+
+def settled_row(demo: AnnotatedDemo) -> int:
+    """Return the first row at which every object rests; 0 when nothing moves at first, or something never rests.
+
+    A demo that starts while its objects fall shows the first segment's object where it will not stay. Attempts settle
+    before they start, so the source's reference pose has to be the settled one too.
+    """
+    rows = min(_FALL_STEPS, len(demo) - 1)
+    if rows < _RESTING_STEPS:
+        return 0
+    moving = np.zeros(rows, bool)
+    for path in demo.T_world_object.values():
+        moving |= np.linalg.norm(np.diff(path[: rows + 1, :3, 3], axis=0), axis=-1) > _REST_M
+        moving |= poses.angle_between(path[:rows, :3, :3], path[1 : rows + 1, :3, :3]) > _REST_RAD
+    if not moving[:_STARTING_STEPS].any():
+        return 0
+    resting = np.lib.stride_tricks.sliding_window_view(~moving, _RESTING_STEPS).all(axis=-1)
+    return int(np.argmax(resting)) if resting.any() else 0
 
 
 def effective_subtask(subtask: SubtaskSpec, spec: GenerationSpec) -> SubtaskSpec:
@@ -117,6 +157,7 @@ def select_source(
     selection: Selection,
     T_world_object: Array | None,
     T_world_eef: Array,
+    yaw_symmetry: int = 1,
     rng: np.random.Generator,
 ) -> int:
     """Return the index of the demo whose segment will be carried.
@@ -129,6 +170,7 @@ def select_source(
         selection: how to choose.
         T_world_object: ``(4, 4)`` pose of the reference object now.
         T_world_eef: ``(4, 4)`` pose of the hand now.
+        yaw_symmetry: of the reference object, see `specs.ObjectSpec`; 1 to ignore it.
         rng: the attempt's selection stream.
     """
     if selection.strategy == "random":
@@ -137,16 +179,33 @@ def select_source(
     if object_ref is None or T_world_object is None:
         here, there = T_world_eef, T_hand
     else:
-        T_object = np.stack([s.demo.T_world_object[object_ref][i] for s, i in zip(sources, starts, strict=True)])
+        rows = [max(int(i), s.settled) for s, i in zip(sources, starts, strict=True)]
+        T_object = np.stack([s.demo.T_world_object[object_ref][i] for s, i in zip(sources, rows, strict=True)])
+        T_world_object = np.stack([turned(T_world_object, yaw_symmetry, T) for T in T_object])
         if selection.strategy == "nearest_object":
             here, there = T_world_object, T_object
         else:
             here, there = T_world_eef, T_world_object @ poses.inverse(T_object) @ T_hand
-    shift = np.linalg.norm(there[:, :3, 3] - here[:3, 3], axis=-1)
-    turn = poses.angle_between(there[:, :3, :3], np.broadcast_to(here[:3, :3], (len(sources), 3, 3)))
+    here = np.broadcast_to(here, there.shape)
+    shift = np.linalg.norm(there[:, :3, 3] - here[:, :3, 3], axis=-1)
+    turn = poses.angle_between(there[:, :3, :3], here[:, :3, :3])
     cost = selection.position_weight * shift + selection.rotation_weight * turn
     nearest = np.argsort(cost, kind="stable")[: selection.top_k]
     return int(nearest[rng.integers(len(nearest))])
+
+
+def turned(T: Array, yaw_symmetry: int, T_like: Array) -> Array:
+    """Return ``T`` turned about its own z axis by the multiple of a full turn over `yaw_symmetry` nearest to `T_like`.
+
+    A source carried through the smallest equivalent turn stays close to motions that were possible for the robot.
+    """
+    if yaw_symmetry <= 1:
+        return T
+    options = poses.yaw_matrix(2.0 * np.pi * np.arange(yaw_symmetry) / yaw_symmetry)
+    rotations = T[:3, :3] @ options
+    angles = poses.angle_between(rotations, np.broadcast_to(T_like[:3, :3], rotations.shape))
+    # Rounding makes the first of equally near options win on every machine.
+    return poses.pose(rotations[int(np.argmin(np.round(angles, 9)))], T[:3, 3])
 
 
 def carry(T_world_source: Array, T_world_object_source: Array, T_world_object: Array) -> Array:
@@ -191,7 +250,10 @@ def carried_block(
     T_world_object: Array | None,
     T_world_from: Array,
     T_hand_object: Array | None = None,
+    object_symmetry: int = 1,
+    carried_symmetry: int = 1,
     with_first_pose: bool,
+    paced: bool = False,
     noise_std: Array,
     rng: np.random.Generator,
 ) -> Block:
@@ -207,7 +269,10 @@ def carried_block(
         T_world_from: ``(4, 4)`` pose the bridge starts from.
         T_hand_object: ``(4, 4)`` carried object in the hand now, to keep its motion rather than the hand's; see
             `grasp_correction`.
+        object_symmetry: `yaw_symmetry` of the reference object; likewise of the carried one.
+        carried_symmetry: see object_symmetry.
         with_first_pose: put the segment's first measured hand pose before its targets.
+        paced: lengthen the bridge where it would be too fast to follow.
         noise_std: ``(6,)`` standard deviation in normalised action units; see `noise_std`.
         rng: the attempt's noise stream.
     """
@@ -218,11 +283,14 @@ def carried_block(
         targets = np.concatenate([demo.T_world_eef[eef][start : start + 1], targets])
         gripper = np.concatenate([gripper[:1], gripper])
     if T_world_object is not None and subtask.object_ref is not None:
-        targets = carry(targets, demo.T_world_object[subtask.object_ref][start], T_world_object)
+        T_then = demo.T_world_object[subtask.object_ref][max(start, source.settled)]
+        targets = carry(targets, T_then, turned(T_world_object, object_symmetry, T_then))
     if T_hand_object is not None and subtask.carries is not None:
         held = poses.inverse(demo.T_world_eef[eef][start]) @ demo.T_world_object[subtask.carries][start]
-        targets = targets @ grasp_correction(held, T_hand_object)
+        targets = targets @ grasp_correction(held, turned(T_hand_object, carried_symmetry, held))
     n = subtask.interpolation_steps
+    if paced:
+        n = max(n, paced_steps(T_world_from, targets[0]))
     bridge = poses.interpolate(T_world_from, targets[0], np.arange(1, n + 1) / (n + 1))
     wait = np.repeat(targets[:1], subtask.fixed_steps, axis=0)
     lead = n + subtask.fixed_steps
@@ -234,6 +302,13 @@ def carried_block(
         gripper=np.concatenate([np.repeat(gripper[:1], lead, axis=0), gripper]),
         action_noise=noise,
     )
+
+
+def paced_steps(T_world_from: Array, T_world_to: Array) -> int:
+    """Return how many control steps a bridge needs at the pace of `BRIDGE_M` and `BRIDGE_RAD`."""
+    shift = float(np.linalg.norm(T_world_to[:3, 3] - T_world_from[:3, 3]))
+    turn = float(poses.angle_between(T_world_from[:3, :3], T_world_to[:3, :3]))
+    return int(np.ceil(max(shift / BRIDGE_M, turn / BRIDGE_RAD)))
 
 
 def noise_std(subtask: SubtaskSpec, eef: EefSpec) -> Array:

@@ -24,14 +24,22 @@ Method = Literal["stored", "predicates", "automatic"]
 Origin = Literal["stored", "predicate", "automatic", "end"]
 METHODS: tuple[Method, ...] = ("stored", "predicates", "automatic")
 
+_HELD_M = 0.0007
+"""An object that moves less than this in the hand over `_RIGID_S` is held; fingers that still close push it farther."""
 _SLIP_M = 0.003
-"""An object that stays this close to its place in the hand is held; a closing Panda hand centres it by 2-3 mm before."""
+"""An object that has moved this far from its place in the hand has been let go."""
 _STIR_M = 1e-4
 """An object at rest in a simulator moves a million times less, a squeezed one three times more, per control step."""
 _STIR_RAD = 2e-3
 """Likewise for turning."""
+_PLAY = 0.02
+"""Joints and mechanisms move this much (rad or m) under a touch; what moves no farther is not being worked."""
+_BEGUN, _MOST = 0.1, 0.92
+"""Shares of a motion: where it has begun, and where a mechanism that is worked on has done its part."""
 _RIGID_S = 0.25
 """How long an object must stay in place in the hand to count as held."""
+_ACT_S = 0.35
+"""From its command to the moment a Panda hand holds an object, or no longer does; its full travel takes 0.4 s."""
 _FIRM_S = 0.1
 """How long all fingers must touch: shorter touches are a bounce."""
 _AGREE_S = 0.25
@@ -116,9 +124,10 @@ def signal_of(demo: AnnotatedDemo, task: TaskSpec, name: str, method: Method) ->
         return np.asarray(task.signals[name](demo.scene), bool)[: len(demo)], "predicate"
     if name in demo.signals and name not in demo.stored_signals:
         return demo.signals[name], "predicate"
+    stored = ", ".join(sorted(demo.stored_signals)) or "none"
     raise DemoError(
-        f"demo {demo.name!r}: signal {name!r} is not stored (stored: {', '.join(sorted(demo.stored_signals)) or 'none'}) "
-        f"and cannot be evaluated without simulator states; use method 'automatic'"
+        f"demo {demo.name!r}: signal {name!r} is not stored (stored: {stored}) and cannot be evaluated without "
+        f"simulator states; use method 'automatic'"
     )
 
 
@@ -168,15 +177,16 @@ Evidence = dict[str, int | None]
 
 def _cut_automatically(demo: AnnotatedDemo, task: TaskSpec, eef: str, i: int, start: int, where: str) -> Segment:
     sub, after = task.subtasks[eef][i], task.subtasks[eef][i + 1]
-    if sub.grasps is not None:
+    if sub.grasps is not None and sub.object_ref in (None, sub.grasps):
         evidence = _grasp_evidence(demo, task, eef, sub.grasps, start)
         event = f"the hand takes hold of {sub.grasps!r}"
-    elif sub.carries is not None and after.carries != sub.carries:
-        evidence = _release_evidence(demo, task, eef, sub.carries, start)
+    elif sub.grasps is None and sub.carries is not None and after.carries != sub.carries:
+        evidence = _release_evidence(demo, task, eef, sub, start)
         event = f"the hand lets go of {sub.carries!r}"
     else:
-        evidence = _mechanism_evidence(demo, task, start)
-        event = "a joint of the scene starts to move"
+        # Whatever the hand does after taking hold, it works something: a latch, a lid, a drawer.
+        evidence = _mechanism_evidence(demo, task, sub, start)
+        event = f"{sub.grasps or sub.carries or 'a joint of the scene'!r} has been worked"
     steps = [step for step in evidence.values() if step is not None]
     if not steps:
         raise DemoError(
@@ -202,10 +212,11 @@ def _grasp_evidence(demo: AnnotatedDemo, task: TaskSpec, eef: str, name: str, st
     held = _rigid(demo, eef, name, round(_RIGID_S * hz)) & _stirred(demo, name, onset) & closing
     evidence["object moving with the hand"] = _first(held, onset)
     evidence["fingers stopped"] = _fingers_stop(demo, eef, onset)
-    return evidence
+    return _with_command(evidence, "gripper closing", onset + round(_ACT_S * hz))
 
 
-def _release_evidence(demo: AnnotatedDemo, task: TaskSpec, eef: str, name: str, start: int) -> Evidence:
+def _release_evidence(demo: AnnotatedDemo, task: TaskSpec, eef: str, sub: SubtaskSpec, start: int) -> Evidence:
+    name = str(sub.carries)
     opening = ~_closing(demo, task, eef)
     onset = _first(opening, start)
     if onset is None:
@@ -213,10 +224,17 @@ def _release_evidence(demo: AnnotatedDemo, task: TaskSpec, eef: str, name: str, 
     evidence: Evidence = {}
     touching = _fingers_touch(demo, task, eef, name)
     if touching is not None:
-        evidence["finger contacts"] = _first(~touching & opening, onset)
+        resting = _contact(demo, name, str(sub.object_ref))
+        rests = np.ones(len(demo), bool) if resting is None else resting
+        evidence["finger contacts"] = _first(~touching & opening & rests, onset)
     slip = _slip(demo, eef, name, onset)
     evidence["object staying behind"] = _first((slip > _SLIP_M) & opening, onset)
-    return evidence
+    return _with_command(evidence, "gripper opening", onset + round(_ACT_S * task.robot.control_hz))
+
+
+def _with_command(evidence: Evidence, name: str, step: int) -> Evidence:
+    """Add what the gripper was told: it supports what was seen and is no event by itself (a hand closes on air too)."""
+    return {**evidence, name: step} if any(e is not None for e in evidence.values()) else evidence
 
 
 def _closing(demo: AnnotatedDemo, task: TaskSpec, eef: str) -> Truths:
@@ -229,9 +247,15 @@ def _fingers_touch(demo: AnnotatedDemo, task: TaskSpec, eef: str, name: str) -> 
     fingers = task.robot.eefs[eef].fingers
     if demo.scene is None or not fingers:
         return None
-    columns = [demo.scene.contacts.get(f"{f}|{name}", demo.scene.contacts.get(f"{name}|{f}")) for f in fingers]
-    found = [c for c in columns if c is not None]
-    return np.all(found, axis=0)[: len(demo)] if len(found) == len(columns) else None
+    columns = [c for c in (_contact(demo, finger, name) for finger in fingers) if c is not None]
+    return np.all(columns, axis=0) if len(columns) == len(fingers) else None
+
+
+def _contact(demo: AnnotatedDemo, a: str, b: str) -> Truths | None:
+    """Where two contact groups touch, or None when the scene does not report it."""
+    contacts = demo.scene.contacts if demo.scene is not None else {}
+    column = contacts.get(f"{a}|{b}", contacts.get(f"{b}|{a}"))
+    return None if column is None else column[: len(demo)]
 
 
 def _slip(demo: AnnotatedDemo, eef: str, name: str, at: int) -> Array:
@@ -244,14 +268,13 @@ def _rigid(demo: AnnotatedDemo, eef: str, name: str, steps: int) -> Truths:
     """Where the object keeps its place in the hand for the next steps."""
     p = (poses.inverse(demo.T_world_eef[eef]) @ demo.T_world_object[name])[:, :3, 3]
     ahead = [np.concatenate([p[k:], np.repeat(p[-1:], k, axis=0)]) for k in range(1, steps + 1)]
-    return np.max([np.linalg.norm(a - p, axis=1) for a in ahead], axis=0) < _SLIP_M
+    return np.max([np.linalg.norm(a - p, axis=1) for a in ahead], axis=0) < _HELD_M
 
 
 def _stirred(demo: AnnotatedDemo, name: str, since: int) -> Truths:
     """Where the object is no longer exactly where it was at one step."""
     T = demo.T_world_object[name]
-    moved = np.linalg.norm(T[:, :3, 3] - T[since, :3, 3], axis=1) > _STIR_M
-    return moved | (poses.angle_between(T[:, :3, :3], T[since, :3, :3]) > _STIR_RAD)
+    return (_shift(T, since) > _STIR_M) | (_turn(T, since) > _STIR_RAD)
 
 
 def _fingers_stop(demo: AnnotatedDemo, eef: str, onset: int) -> int | None:
@@ -266,12 +289,47 @@ def _fingers_stop(demo: AnnotatedDemo, eef: str, onset: int) -> int | None:
     return _first((peak > 1e-4) & (speed < 0.2 * peak), onset)
 
 
-def _mechanism_evidence(demo: AnnotatedDemo, task: TaskSpec, start: int) -> Evidence:
-    """Where the next joint group of the scene starts to move by itself."""
+def _mechanism_evidence(demo: AnnotatedDemo, task: TaskSpec, sub: SubtaskSpec, start: int) -> Evidence:
     evidence: Evidence = {}
-    if demo.scene is None:
-        return evidence
+    apart = round(_AGREE_S * task.robot.control_hz)
+    if demo.scene is not None:
+        groups = [demo.scene.joints[name][: len(demo)] for name in task.scene.joints if name in demo.scene.joints]
+        evidence["scene joints"] = _worked([np.abs(j - j[start]).max(axis=1) for j in groups], start, apart)
+    part, whole = sub.grasps or sub.carries, sub.object_ref
+    if part is not None and whole is not None and part != whole:
+        inner = poses.inverse(demo.T_world_object[whole]) @ demo.T_world_object[part]
+        motions = [_turn(inner, start), _shift(inner, start), _turn(demo.T_world_object[whole], start)]
+        evidence[f"{part} against {whole}"] = _worked(motions, start, apart)
     return evidence
+
+
+def _shift(T: Array, at: int) -> Array:
+    """How far a pose has moved since one step, metres ``(T,)``."""
+    return np.linalg.norm(T[:, :3, 3] - T[at, :3, 3], axis=1)
+
+
+def _turn(T: Array, at: int) -> Array:
+    """How far a pose has turned since one step, radians ``(T,)``."""
+    R = T[:, :3, :3]
+    return poses.angle_between(np.broadcast_to(R[at], R.shape), R)
+
+
+def _worked(motions: list[Array], start: int, apart: int) -> int | None:
+    """The step at which the first of several motions has gone most of its way, before a later one sets in."""
+    onsets = sorted((onset, i) for i, m in enumerate(motions) if (onset := _onset(m, start)) is not None)
+    if not onsets:
+        return None
+    motion, begun = motions[onsets[0][1]], onsets[0][0]
+    # What sets in together is one motion seen twice: a lid turns and shifts.
+    end = min((onset for onset, _ in onsets if onset > begun + apart), default=len(motion) - 1)
+    reach = motion[start : end + 1].max()
+    return _first(motion >= _MOST * reach, start)
+
+
+def _onset(motion: Array, start: int) -> int | None:
+    """The step at which a motion has clearly begun, or None when there is none."""
+    reach = motion[start:].max()
+    return _first(motion > _BEGUN * reach, start) if reach > _PLAY else None
 
 
 def _first(truth: Truths, start: int) -> int | None:

@@ -131,6 +131,14 @@ class SimBackend(Protocol):
         """
         ...
 
+    def reset_to(self, env: int, demo: Demo) -> SceneState:
+        """Start environment `env` from a stored demo's first simulator state; returns it, leading axis 1.
+
+        Raises:
+            DemoError: the demo stores no states of this scene.
+        """
+        ...
+
     def snapshot(self, env: int) -> Snapshot:
         """Return everything needed to continue from here."""
         ...

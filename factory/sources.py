@@ -8,7 +8,7 @@ from pathlib import Path
 
 from factory.demos import Demo
 from factory.errors import DemoError
-from factory.retargeting import Source, check_sources
+from factory.retargeting import Source, check_sources, settled_row
 from factory.segmentation import split
 from factory.sim import SimBackend
 from factory.specs import GenerationSpec, TaskSpec
@@ -41,7 +41,7 @@ def prepare_sources(
         try:
             annotated = backend.annotate(demo)
             segments = split(annotated, task, spec.segmentation)
-            source = Source(demo=replace(annotated, name=f"{Path(demo.path).stem}/{demo.name}"), segments=segments)
+            source = Source(demo=replace(annotated, name=f"{Path(demo.path).stem}/{demo.name}"), segments=segments, settled=settled_row(annotated))
             check_sources(task, [source], spec)
         except DemoError as error:
             refused.append(str(error))

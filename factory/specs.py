@@ -165,11 +165,14 @@ class ObjectSpec:
         frame: what its pose is read from, "body:NAME" or "site:NAME".
         body: the body that is placed at reset: by its free joint, or by editing the model when it has none.
         contact: what counts as touching it, a tuple of "body:NAME" (with everything below) and "geom:NAME".
+        yaw_symmetry: it looks the same after this many equal turns about its own z axis make a full one: 4 for a cube
+            that stands on a face, 1 for no symmetry, 36 for a cylinder (10 degree steps).
     """
 
     frame: str
     body: str
     contact: tuple[str, ...] = ()
+    yaw_symmetry: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,9 +342,12 @@ class GenerationSpec:
         fixed_steps: replaces every subtask's wait.
         transform_first_pose: also bridge later subtasks to the transformed first *measured* hand pose (the first
             subtask always does) before following the transformed targets.
+        paced_bridge: lengthen a bridge beyond its `interpolation_steps` where the hand would have to move faster than
+            `retargeting.BRIDGE_M` and `BRIDGE_RAD` per control step to follow it.
         bridge_from: "last_target" starts later bridges at the previous commanded pose, "current" at the measured one.
         keep: "hand" carries the hand's pose relative to the reference object, as MimicGen does; "object" also turns and
             shifts the hand so that the *carried* object moves as it did in the source, whatever the grasp was like.
+        use_symmetry: treat turns of an object that it looks the same after as the same, and carry with the smallest.
         untransformed: replay the chosen source as it was recorded; the control that shows what carrying adds.
         segmentation: "stored" prefers signals in the file, "predicates" evaluates the task's, "automatic" ignores both.
         paraphrases: word each episode's instruction in one of the task's ways, drawn with its selection stream.
@@ -357,8 +363,10 @@ class GenerationSpec:
     interpolation_steps: int | None = None
     fixed_steps: int | None = None
     transform_first_pose: bool = False
+    paced_bridge: bool = False
     bridge_from: Literal["last_target", "current"] = "last_target"
     keep: Literal["hand", "object"] = "hand"
+    use_symmetry: bool = False
     untransformed: bool = False
     segmentation: Literal["stored", "predicates", "automatic"] = "stored"
     paraphrases: bool = False

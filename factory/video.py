@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
@@ -150,8 +151,8 @@ def decode(path: Path) -> Iterator[NDArray[np.uint8]]:
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
-    except (av.FFmpegError, IndexError) as error:
+                yield cast("NDArray[np.uint8]", frame.to_ndarray(format="rgb24"))
+    except (FFmpegError, IndexError) as error:
         raise DatasetError(f"video {path} cannot be decoded: {error}") from error
 
 
@@ -168,7 +169,7 @@ def count_frames(path: Path, *, fps: int) -> int:
                 if number != count:
                     raise DatasetError(f"video {path}: frame {count} is shown at {float(number / fps):.6f} s")
                 count += 1
-    except (av.FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError) as error:
         raise DatasetError(f"video {path} cannot be decoded after frame {count}: {error}") from error
     return count
 

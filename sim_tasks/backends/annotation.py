@@ -39,6 +39,24 @@ def annotate(
     )
 
 
+def load_state(
+    demo: Demo, row: int, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData
+) -> tuple[str, ...]:
+    """Write one stored state, and the fixed bodies' stored poses, into a scene; returns the bodies that were edited.
+
+    Raises:
+        DemoError: the demo stores no states of this scene's size.
+    """
+    width = 1 + model.nq + model.nv
+    if demo.states.ndim != 2 or demo.states.shape[1] != width or not len(demo.states):
+        raise DemoError(f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, the scene needs (T, {width})")
+    edited = _fix_bodies(demo, task, model, data)
+    data.time = demo.states[row, 0]
+    data.qpos[:] = demo.states[row, 1 : 1 + model.nq]
+    data.qvel[:] = demo.states[row, 1 + model.nq :]
+    return edited
+
+
 def _check_actions(demo: Demo, task: TaskSpec) -> None:
     if demo.actions.ndim != 2 or demo.actions.shape[1] != task.robot.action_dim:
         raise DemoError(
@@ -111,8 +129,9 @@ def _stored_signals(demo: Demo, task: TaskSpec) -> dict[str, NDArray[np.bool_]]:
     return {k: v for k, v in named.items() if k in task.signals}
 
 
-def _fix_bodies(demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Edit the model so that fixed objects stand where the file says they stood."""
+def _fix_bodies(demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData) -> tuple[str, ...]:
+    """Edit the model so that fixed objects stand where the file says they stood; returns the edited bodies."""
+    edited: list[str] = []
     stored = {task.aliases.get(k, k): v for k, v in demo.T_world_object.items()}
     for name, spec in task.scene.objects.items():
         body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, spec.body)
@@ -125,4 +144,6 @@ def _fix_bodies(demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.
             )
         xyz_quat = poses.xyz_quat_wxyz_from_pose(stored[name][0])
         model.body_pos[body], model.body_quat[body] = xyz_quat[:3], xyz_quat[3:]
+        edited.append(spec.body)
     mujoco.mj_resetData(model, data)
+    return tuple(edited)

@@ -80,6 +80,11 @@ class KinematicBackend:
         self._drop(self._states[env])
         return self._scene(self._states[env])
 
+    def reset_to(self, env: int, demo: Demo) -> SceneState:
+        """Start an environment from a demo's first state."""
+        self._check_states(demo)
+        return self.restore(env, Snapshot(integration=demo.states[0].copy()))
+
     def snapshot(self, env: int) -> Snapshot:
         """Return the flat state and what the hands were last told."""
         memory: dict[str, Array] = {}
@@ -111,9 +116,7 @@ class KinematicBackend:
 
     def annotate(self, demo: Demo) -> AnnotatedDemo:
         """Read a demo recorded by this backend: states are time and the flat state."""
-        width = 1 + len(self._boxes) * 7 + len(self._hands) * 9
-        if demo.states.ndim != 2 or demo.states.shape[1] != width:
-            raise DemoError(f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, expected (T, {width})")
+        self._check_states(demo)
         scene = concatenate([self._scene(row[1:]) for row in demo.states])
         T = len(demo)
         eefs = self.task.robot.eefs
@@ -144,6 +147,11 @@ class KinematicBackend:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _check_states(self, demo: Demo) -> None:
+        width = 1 + len(self._boxes) * 7 + len(self._hands) * 9
+        if demo.states.ndim != 2 or demo.states.shape[1] != width or not len(demo.states):
+            raise DemoError(f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, expected (T, {width})")
 
     # --- running ----------------------------------------------------------------------------------------------------
 

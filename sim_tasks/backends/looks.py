@@ -21,8 +21,9 @@ LIGHT_SHIFT_M = 0.5
 LIGHT_TURN_RAD = 0.25
 """Standard deviation of a light's turn; about 14 degrees, which moves highlights but keeps the table lit."""
 
-LIGHT_GAIN = (0.6, 1.3)
-"""Factor on a light's diffuse and specular part; below 0.5 an 84-pixel image loses the gripper in the dark."""
+LIGHT_GAIN = (0.5, 1.1)
+"""Factor on a light's diffuse and specular part; darker, and an 84-pixel image loses the gripper, brighter, and
+robosuite's white table, which is at the limit already, swallows the shading."""
 
 AMBIENT_GAIN = (0.6, 1.6)
 """Factor on the headlight's ambient and diffuse part, which fill the shadows."""
@@ -33,8 +34,9 @@ LIGHT_TINT = 0.08
 SURFACE_TINT = 0.25
 """Half width of the factor drawn per colour channel of a material; a red cube stays the red one."""
 
-SURFACE_GAIN = (0.7, 1.2)
-"""Factor on a material's brightness. A material's colour multiplies its texture, so textures are tinted too."""
+SURFACE_GAIN = (0.6, 1.05)
+"""Factor on a material's brightness; most are white already, so it darkens. A material's colour multiplies its texture,
+so textures are tinted too."""
 
 FIELDS = (
     "light_pos", "light_dir", "light_diffuse", "light_ambient", "light_specular",

@@ -24,6 +24,9 @@ Array = NDArray[np.float64]
 _MAX_GEOMS = 10_000
 """Room for drawn geoms, robosuite's number; decorations count too."""
 
+_HIDDEN_M = -10.0
+"""Height of a scene's hidden bodies, as in the backend that simulates them."""
+
 _COLLISION_GROUP, _UNDRAWN_GROUP = 0, 5
 """Geom groups that are not drawn: robosuite's collision shapes, and one that no robosuite model uses."""
 
@@ -48,6 +51,8 @@ class EpisodeRenderer:
         if spec.preset == "fast":
             model.vis.quality.offsamples = 0
         model.vis.global_.offwidth, model.vis.global_.offheight = spec.width, spec.height
+        for name in task.scene.hidden_bodies:
+            model.body(name).pos[2] = _HIDDEN_M
         self._model, self._data = model, mujoco.MjData(model)
         self._pristine = _written(model)
         self._episode: object = None

@@ -23,11 +23,13 @@ from factory.errors import BackendError
 from factory.scene import SceneState
 from factory.sim import Block, BlockResult, Commands, Hold, Snapshot
 from factory.specs import EefSpec, TaskSpec
-from sim_tasks.backends import annotation, fingerprint
+from sim_tasks.backends import annotation, exact_control, fingerprint
 from sim_tasks.backends.scenes import build_environment
 from sim_tasks.backends.sensing import SceneReader
 
 Array = NDArray[np.float64]
+
+ControlMode = Literal["exact", "robosuite"]
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
@@ -55,8 +57,14 @@ class RobosuiteBackend:
 
     determinism: Literal["bitwise", "statistical"] = "bitwise"
 
-    def __init__(self, task: TaskSpec, *, num_envs: int = 1) -> None:
+    def __init__(self, task: TaskSpec, *, num_envs: int = 1, control_mode: ControlMode = "exact") -> None:
         """Build the scene.
+
+        Args:
+            task: the task.
+            num_envs: environments kept apart.
+            control_mode: "exact" computes robosuite's torques without its overhead, bit for bit the same where its
+                controllers allow it; "robosuite" calls robosuite's own step.
 
         Raises:
             BackendError: the scene cannot be built, or names something its model does not have.
@@ -77,7 +85,10 @@ class RobosuiteBackend:
         self._hands = {name: _Hand() for name in task.robot.eefs}
         self._overridden: tuple[str, ...] = ()
         self._saved: dict[int, Snapshot] = {}
+        self._arms: list[exact_control.ExactArm] = []
         self._active = -1
+        arms = exact_control.exact_arms(self._model, self._data, self._robot) if control_mode == "exact" else None
+        self.control_mode: ControlMode = "robosuite" if arms is None else "exact"
         if self._env.action_dim != task.robot.action_dim:
             raise BackendError(
                 f"task {task.name!r}: the environment takes {self._env.action_dim} action dimensions, robot "
@@ -106,6 +117,17 @@ class RobosuiteBackend:
         for _, controller in self._arm_controllers():
             controller.initial_joint = np.array(self._data.qpos[controller.qpos_index])
         self._active = env
+        return self._reader.read()
+
+    def reset_to(self, env: int, demo: Demo) -> SceneState:
+        """Start an environment from a demo's first state; the controllers' memory is as after a robosuite reset."""
+        self.reset(env, {}, np.random.default_rng(0))
+        edited = annotation.load_state(demo, 0, self.task, self._model, self._data)
+        self._overridden = tuple(edited)
+        self._wake_controllers()
+        mujoco.mj_forward(self._model, self._data)
+        for _, controller in self._arm_controllers():
+            controller.initial_joint = np.array(self._data.qpos[controller.qpos_index])
         return self._reader.read()
 
     def snapshot(self, env: int) -> Snapshot:
@@ -159,7 +181,7 @@ class RobosuiteBackend:
         """Return what provenance records about this executor."""
         return {
             "backend": "robosuite",
-            "control_mode": "robosuite-step",
+            "control_mode": self.control_mode,
             "determinism": self.determinism,
             "model_sha": fingerprint.model_sha(self.model_source()),
             **fingerprint.runtime(),
@@ -231,6 +253,9 @@ class RobosuiteBackend:
         self._wake_controllers()
 
     def _wake_controllers(self) -> None:
+        # robosuite makes new controllers at every reset.
+        if self.control_mode == "exact":
+            self._arms = exact_control.exact_arms(self._model, self._data, self._robot) or []
         # After a reset or a loaded state the controllers would serve kinematics cached before it (robosuite's flag).
         for part in self._robot.part_controllers.values():
             part.new_update = True
@@ -304,7 +329,11 @@ class RobosuiteBackend:
         env, model, data = self._env, self._model, self._data
         for substep in range(self._substeps):
             mujoco.mj_step1(model, data)
-            env._pre_action(action, substep == 0)  # noqa: SLF001 - what robosuite's own step calls
+            if substep == 0 or self.control_mode == "robosuite":
+                env._pre_action(action, substep == 0)  # noqa: SLF001 - what robosuite's own step calls
+            else:
+                for arm in self._arms:
+                    arm.control()
             mujoco.mj_step2(model, data)
         self.simulator_seconds += time.perf_counter() - began
         return not any(data.warning[kind].number for kind in _DIVERGED)

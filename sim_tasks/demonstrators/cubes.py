@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from factory import poses
 from factory.scene import SceneState
 from sim_tasks.demonstrators.strokes import (
+    WRIST_MIDDLE_RAD,
     Script,
     Stroke,
     Style,
@@ -54,9 +55,9 @@ def stack_three(scene: SceneState, style: Style) -> Script:
 
 
 def _grasp(scene: SceneState, cube: str, style: Style) -> Array:
-    """Return the hand pose that takes a cube by two faces, the wrist turned as little as possible."""
+    """Return the hand pose that takes a cube by two faces, the wrist near the middle of its range."""
     T = scene.T_world_object[cube][-1]
-    hand = hand_down(T[:3, 3], nearest_turn(yaw_of(T), 0.0, _QUARTER) + style.grasp_yaw_rad)
+    hand = hand_down(T[:3, 3], nearest_turn(yaw_of(T), WRIST_MIDDLE_RAD, _QUARTER) + style.grasp_yaw_rad)
     along, depth = style.grasp_offset_m
     hand[:3, 3] += hand[:3, :3] @ np.array([0.0, along, depth])
     return hand
@@ -67,9 +68,9 @@ def _put(
 ) -> Generator[Stroke, SceneState, SceneState]:
     """Carry the held cube over another, lower it, let go; `centres_m` is the distance of their centres when stacked."""
     held, below = scene.T_world_object[top][-1], scene.T_world_object[bottom][-1]
-    hand_yaw = yaw_of(scene.T_world_eef["right"][-1]) - _QUARTER
-    # The cube's faces end up along those below it, by the turn that leaves the wrist nearest to its rest.
-    turn = nearest_turn(yaw_of(below) - yaw_of(held), -hand_yaw, _QUARTER)
+    wrist = yaw_of(scene.T_world_eef["right"][-1]) - _QUARTER
+    # The cube's faces end up along those below it, by the turn that leaves the wrist near the middle of its range.
+    turn = nearest_turn(yaw_of(below) - yaw_of(held), WRIST_MIDDLE_RAD - wrist, _QUARTER)
     goal = poses.pose(poses.yaw_matrix(np.array(turn)) @ held[:3, :3], below[:3, 3])
     goal[:3, 3] += (*style.place_offset_m, centres_m + _DROP_M)
     place = hand_for(scene, top, goal)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,11 @@ Array = NDArray[np.float64]
 R_HOME = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """The hand pointing down as the Panda starts: its fingers close along the world's y axis (the hand's own x axis)."""
 
-_TURN_SPEED_RAD_S = 1.2
-"""Mean turning speed; a person turns the wrist by a right angle in a bit more than a second."""
+WRIST_MIDDLE_RAD = math.pi / 4
+"""Yaw of the hand, from `R_HOME`, in the middle of the last joint's range, which ends 166 degrees to either side."""
+
+_TURN_SPEED_RAD_S = 1.0
+"""Mean turning speed: a right angle in a second and a half."""
 
 _CLOSING_STEPS = 20
 """The fingers need 8 control steps for their whole way; one that has met nothing after 20 will not."""
@@ -40,13 +43,15 @@ class Stroke:
         speed_m_s: mean speed of the straight way; the peak is 1.9 times as high.
         bulge_m: ``(3,)`` how far the middle of the path is off the straight line, world frame.
         steps: at least this many control steps; a stroke to where the hand is told to be already is a pause.
+        through: ``(k, 4, 4)`` poses passed on the way, evenly spaced; empty is a straight line.
     """
 
     T_world_eef: Array
     closed: bool
     speed_m_s: float = 0.15
-    bulge_m: Array | None = None
+    bulge_m: Array = field(default_factory=lambda: np.zeros(3))
     steps: int = 3
+    through: Array = field(default_factory=lambda: np.empty((0, 4, 4)))
 
 
 Script = Generator[Stroke, SceneState, None]
@@ -94,17 +99,26 @@ def draw_style(rng: np.random.Generator) -> Style:
 
 def block(T_world_from: Array, stroke: Stroke, *, control_hz: float, closed_command: float) -> Block:
     """Return the targets of a stroke that begins where the last one ended."""
-    straight = float(np.linalg.norm(stroke.T_world_eef[:3, 3] - T_world_from[:3, 3]))
-    turn = float(poses.angle_between(T_world_from[:3, :3], stroke.T_world_eef[:3, :3]))
-    seconds = max(straight / stroke.speed_m_s, turn / _TURN_SPEED_RAD_S)
+    route = np.concatenate([T_world_from[None], stroke.through, stroke.T_world_eef[None]])
+    way = float(np.linalg.norm(np.diff(route[:, :3, 3], axis=0), axis=-1).sum())
+    turn = float(poses.angle_between(route[:-1, :3, :3], route[1:, :3, :3]).sum())
+    seconds = max(way / stroke.speed_m_s, turn / _TURN_SPEED_RAD_S)
     steps = max(stroke.steps, math.ceil(seconds * control_hz))
     t = np.arange(1, steps + 1) / steps
     fractions = t**3 * (10.0 - 15.0 * t + 6.0 * t * t)
-    T = poses.interpolate(T_world_from, stroke.T_world_eef, fractions)
-    if stroke.bulge_m is not None:
-        T[:, :3, 3] += (16.0 * fractions**2 * (1.0 - fractions) ** 2)[:, None] * stroke.bulge_m
+    T = _along(route, fractions)
+    T[:, :3, 3] += (16.0 * fractions**2 * (1.0 - fractions) ** 2)[:, None] * stroke.bulge_m
     command = closed_command if stroke.closed else -closed_command
     return Block(T_world_eef=T, gripper=np.full((steps, 1), command), action_noise=np.zeros((steps, 6)))
+
+
+def _along(route: Array, fractions: Array) -> Array:
+    """Return the poses at fractions of a route of evenly spaced poses, straight between neighbours."""
+    place = fractions * (len(route) - 1)
+    leg = np.minimum(place.astype(int), len(route) - 2)
+    return np.concatenate(
+        [poses.interpolate(route[i], route[i + 1], place[leg == i] - i) for i in range(len(route) - 1)]
+    )
 
 
 def hand_down(position_m: Array, yaw_rad: float) -> Array:
@@ -138,16 +152,23 @@ def take(scene: SceneState, obj: str, grasp: Array, style: Style) -> Generator[S
         grasp: ``(4, 4)`` hand pose at which the fingers close.
         style: how.
     """
-    yield Stroke(T_world_eef=raised(grasp, style.hover_m), closed=False, speed_m_s=0.14 * style.pace, bulge_m=style.bulge_m)
+    yield Stroke(
+        T_world_eef=raised(grasp, style.hover_m), closed=False, speed_m_s=0.14 * style.pace, bulge_m=style.bulge_m
+    )
     yield Stroke(T_world_eef=grasp, closed=False, speed_m_s=0.09 * style.pace)
     scene = yield Stroke(T_world_eef=grasp, closed=False, steps=style.pause_steps)
+    yield from close_on(scene, obj, grasp)
+    # Lifting briskly takes the object clear of its neighbours before the motion is carried to another object.
+    return (yield Stroke(T_world_eef=raised(grasp, style.carry_m), closed=True, speed_m_s=0.18 * style.pace))
+
+
+def close_on(scene: SceneState, obj: str, grasp: Array) -> Generator[Stroke, SceneState, SceneState]:
+    """Close the fingers until both touch the object, and a moment longer."""
     for _ in range(_CLOSING_STEPS):
         if all(scene.touching(obj, finger)[-1] for finger in FINGERS):
             break
         scene = yield Stroke(T_world_eef=grasp, closed=True, steps=1)
-    yield Stroke(T_world_eef=grasp, closed=True, steps=3)
-    # Lifting briskly takes the object clear of its neighbours before the motion is carried to another object.
-    return (yield Stroke(T_world_eef=raised(grasp, style.carry_m), closed=True, speed_m_s=0.18 * style.pace))
+    return (yield Stroke(T_world_eef=grasp, closed=True, steps=3))
 
 
 def let_go(place: Array, style: Style) -> Generator[Stroke, SceneState, SceneState]:

@@ -51,7 +51,7 @@ TASK = TaskSpec(
         base="PickPlaceCan",
         options={"seed": 0},
         objects={
-            "can": ObjectSpec(frame="body:Can_main", body="Can_main", contact=("body:Can_main",)),
+            "can": ObjectSpec(frame="body:Can_main", body="Can_main", contact=("body:Can_main",), yaw_symmetry=36),
             "bin": ObjectSpec(frame="body:bin2", body="bin2", contact=("body:bin2",)),
         },
         contacts=grasp_contacts("can"),

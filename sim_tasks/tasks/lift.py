@@ -38,7 +38,9 @@ TASK = TaskSpec(
         # robosuite draws the cube's size when it builds the scene (4.0 to 4.4 cm an edge); the seed makes it the same
         # everywhere: 40.1 x 42.9 x 40.7 mm.
         options={"seed": 0},
-        objects={"cube": ObjectSpec(frame="body:cube_main", body="cube_main", contact=("body:cube_main",))},
+        objects={
+            "cube": ObjectSpec(frame="body:cube_main", body="cube_main", contact=("body:cube_main",), yaw_symmetry=4)
+        },
         contacts=grasp_contacts("cube"),
         # The pads of the open hand are 79.0 mm apart.
         clearances_mm={"cube between the open fingers": 36.1},

@@ -58,7 +58,7 @@ TASK = TaskSpec(
         options={"seed": 0},
         objects={
             "nut": ObjectSpec(frame="body:SquareNut_main", body="SquareNut_main", contact=("body:SquareNut_main",)),
-            "peg": ObjectSpec(frame="body:peg1", body="peg1", contact=("body:peg1",)),
+            "peg": ObjectSpec(frame="body:peg1", body="peg1", contact=("body:peg1",), yaw_symmetry=4),
         },
         contacts=(*grasp_contacts("nut"), ("nut", "peg")),
         # Hole 45.5 mm, peg 32 mm; pads of the open hand 79 mm apart, handle 31.8 mm wide.

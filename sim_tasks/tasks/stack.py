@@ -40,8 +40,12 @@ TASK = TaskSpec(
         base="Stack",
         options={"seed": 0},
         objects={
-            "cubeA": ObjectSpec(frame="body:cubeA_main", body="cubeA_main", contact=("body:cubeA_main",)),
-            "cubeB": ObjectSpec(frame="body:cubeB_main", body="cubeB_main", contact=("body:cubeB_main",)),
+            "cubeA": ObjectSpec(
+                frame="body:cubeA_main", body="cubeA_main", contact=("body:cubeA_main",), yaw_symmetry=4
+            ),
+            "cubeB": ObjectSpec(
+                frame="body:cubeB_main", body="cubeB_main", contact=("body:cubeB_main",), yaw_symmetry=4
+            ),
         },
         contacts=(*grasp_contacts("cubeA", "cubeB"), ("cubeA", "cubeB")),
         # The pads of the open hand are 79 mm apart; cube A stays on B while its centre is over B's 50 mm face.

@@ -18,7 +18,7 @@ def _box(name: str, rgba: tuple[float, float, float, float], material: str) -> B
 
 
 def _object(name: str) -> ObjectSpec:
-    return ObjectSpec(frame=f"body:{name}_main", body=f"{name}_main", contact=(f"body:{name}_main",))
+    return ObjectSpec(frame=f"body:{name}_main", body=f"{name}_main", contact=(f"body:{name}_main",), yaw_symmetry=4)
 
 
 def _cube(name: str, half_range_m: float) -> PlacementSpec:

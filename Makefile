@@ -1,0 +1,44 @@
+# Two commands a newcomer needs: `make demo` and `make test`. Everything lands in this folder.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LEROBOT := .venv-lerobot
+
+.PHONY: help install demo test check lerobot clean
+
+help:
+	@echo "make install   environment in .venv with the simulator"
+	@echo "make demo      20 verified stack episodes with two cameras, as a LeRobot dataset with a report"
+	@echo "make test      linters, types, architecture contracts, and every test"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml docker/system-packages.sh
+	bash docker/system-packages.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[sim,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/factory generate stack --episodes 20 --seed 7 --out datasets/stack
+
+lerobot: $(LEROBOT)/installed
+
+# The real consumer, apart from everything else because it conflicts with everything else.
+$(LEROBOT)/installed: docker/lerobot-requirements.sh
+	$(PYTHON) -m venv $(LEROBOT)
+	bash docker/lerobot-requirements.sh $(LEROBOT)
+	touch $@
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: check lerobot
+	$(BIN)/pytest -n 2 --dist loadfile
+
+clean:
+	rm -rf $(VENV) $(LEROBOT) datasets

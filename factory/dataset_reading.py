@@ -1,0 +1,157 @@
+"""Getting out of a finished dataset what went in: its facts, its episodes bit for bit, its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from factory import lerobot
+from factory.dataset_checks import files_of, read_episodes_table, read_json, read_parquet
+from factory.durable import json_bytes, sha256_file
+from factory.episodes import Episode, digest, from_document, lasting
+from factory.errors import DatasetError
+from factory.provenance import JOB_PATH, SOURCES_PATH, read_attempts, read_documents, states_path
+from factory.tables import arrays_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The facts of a finished dataset; no rows were read.
+
+    Attributes:
+        root: its folder.
+        robot_type: as in info.json.
+        fps: rows and frames per second.
+        episodes: how many; likewise frames.
+        frames: rows of all episodes together.
+        features: column name -> LeRobot's description, cameras and index columns included.
+        cameras: names without the "observation.images." prefix.
+        tasks: instructions by task_index; likewise subtasks.
+        subtasks: see tasks.
+        lengths: rows per episode.
+        job: what was asked for.
+    """
+
+    root: Path
+    robot_type: str
+    fps: int
+    episodes: int
+    frames: int
+    features: Mapping[str, Any]
+    cameras: tuple[str, ...]
+    tasks: tuple[str, ...]
+    subtasks: tuple[str, ...]
+    lengths: tuple[int, ...]
+    job: Mapping[str, Any]
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Return a dataset's facts. Raises DatasetError when `root` is not a dataset of ours."""
+    info = read_json(root, lerobot.INFO_PATH)
+    videos = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
+    return Dataset(
+        root=root,
+        robot_type=info["robot_type"],
+        fps=info["fps"],
+        episodes=info["total_episodes"],
+        frames=info["total_frames"],
+        features=info["features"],
+        cameras=tuple(name.removeprefix(lerobot.video_key("")) for name in videos),
+        tasks=_names(root, lerobot.TASKS_PATH, "task"),
+        subtasks=_names(root, lerobot.SUBTASKS_PATH, "subtask"),
+        lengths=tuple(row["length"] for row in read_episodes_table(root)),
+        job=read_json(root, JOB_PATH),
+    )
+
+
+def read_episode(root: Path, episode_index: int) -> Episode:
+    """Return one episode as it was in its shard, bit for bit.
+
+    Raises DatasetError when it does not exist, or is not what was written.
+    """
+    total = len(read_episodes_table(root))
+    if not 0 <= episode_index < total:
+        raise DatasetError(f"{root} has no episode {episode_index}; it has 0 to {total - 1}")
+    return next(_episodes(root, only=episode_index))
+
+
+def read_episodes(root: Path) -> Iterator[Episode]:
+    """Yield every episode in order, as `read_episode` does, opening each file once."""
+    return _episodes(root, only=None)
+
+
+def _episodes(root: Path, only: int | None) -> Iterator[Episode]:
+    subtasks = _names(root, lerobot.SUBTASKS_PATH, "subtask")
+    documents = read_documents(root)
+    for number, rows in files_of(read_episodes_table(root)).items():
+        data = pq.ParquetFile(root / lerobot.DATA_PATH.format(**lerobot.place(number)))
+        states = pq.ParquetFile(root / states_path(number)) if (root / states_path(number)).exists() else None
+        with data:
+            for group, (row, line) in enumerate(zip(rows, documents, strict=False)):
+                if only is None or row["episode_index"] == only:
+                    yield _rebuild(root, line, data, states, group, subtasks)
+        if states is not None:
+            states.close()
+
+
+def _rebuild(
+    root: Path, line: Mapping[str, Any], data: Any, states: Any, group: int, subtasks: tuple[str, ...]
+) -> Episode:
+    document, where = line["document"], f"{root}: episode {line['episode_index']}"
+    after: Mapping[str, NDArray[Any]] = {}
+    try:
+        columns = arrays_from(data.read_row_group(group), document["columns"], document["rows"])
+        if document["sim_states"]:
+            after = arrays_from(states.read_row_group(group), document["sim_states"], document["rows"] + 1)
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are among these
+        raise DatasetError(f"{where} cannot be read: {error}; verifying the dataset names the file") from error
+    if "subtask_index" in columns:
+        local = np.array([_position(document["subtasks"], name) for name in subtasks], np.int64)
+        columns["subtask_index"] = local[columns["subtask_index"]]
+    episode = from_document(document, columns, after)
+    if digest(episode) != line["digest"]:
+        raise DatasetError(f"{where} is not what was written; verifying the dataset names the file")
+    return episode
+
+
+def dataset_digest(root: Path, *, videos: bool = False) -> str:
+    """Return the SHA-256 of a dataset's content: every row and state, tasks, job, attempts, sources and scenes.
+
+    Left out are clock times and who ran what (see `episodes.lasting`; `executor` of attempts), how rows were cut into
+    files, and, unless `videos`, the bytes of the videos, which depend on the machine's encoder.
+    """
+    facts = open_dataset(root)
+    attempts = [{k: v for k, v in asdict(record).items() if k != "executor"} for record in read_attempts(root)]
+    head = {
+        "fps": facts.fps,
+        "robot_type": facts.robot_type,
+        "features": facts.features,
+        "tasks": facts.tasks,
+        "subtasks": facts.subtasks,
+        "job": lasting(facts.job),
+        "attempts": attempts,
+    }
+    hasher = hashlib.sha256(json_bytes(head))
+    for episode in read_episodes(root):
+        hasher.update(digest(episode).encode())
+    kept = [root / SOURCES_PATH, *sorted((root / "provenance/models").glob("*.xml"))]
+    kept += sorted((root / "videos").rglob("*.mp4")) if videos else []
+    for path in kept:
+        if path.exists():
+            hasher.update(f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
+    return hasher.hexdigest()
+
+
+def _names(root: Path, path: str, index: str) -> tuple[str, ...]:
+    return tuple(read_parquet(root / path).column(index).to_pylist()) if (root / path).exists() else ()
+
+
+def _position(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else -1

@@ -1,0 +1,290 @@
+"""Pixels are a function of recorded states, and a rendering is there entirely or not at all."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from factory.episodes import Column, Episode, list_renders, read_clips, read_document, render_digest, write_shard
+from factory.errors import BackendError, SpecError
+from factory.specs import RenderSpec
+from factory.video import count_frames
+from sim_tasks.catalog import find_task
+from workers.render import render_info, render_shard, render_shards
+
+mujoco = pytest.importorskip("mujoco")
+binding_utils = pytest.importorskip("robosuite.utils.binding_utils")
+from sim_tasks.backends import opengl  # noqa: E402
+from sim_tasks.backends.rendering import EpisodeRenderer, visual_stream  # noqa: E402
+from sim_tasks.backends.scenes import build_environment  # noqa: E402
+
+pytestmark = pytest.mark.sim
+
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+SIZES = (84, 256)
+QUICK = RenderSpec(width=84, height=84, preset="fast")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    states: Mapping[str, NDArray[np.float64]]
+    pixels: Mapping[tuple[int, str], list[NDArray[np.uint8]]]
+    geoms: list[NDArray[np.int32]]
+
+
+def wander(environment, rows: int, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(rows):
+        found.append(environment.sim.get_state())
+        for _ in range(3):
+            environment.step(rng.normal(size=environment.action_dim))
+    return {name: np.array([getattr(state, name) for state in found]) for name in ("qpos", "qvel")}
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Recorded]:
+    """States of two tasks, and robosuite's own pictures of them, turned upright."""
+    result = {}
+    for name in ("stack", "square"):
+        environment = build_environment(find_task(name))
+        model = environment.sim.model._model
+        states = wander(environment, 3)
+        for body in find_task(name).scene.hidden_bodies:
+            model.body(body).pos[2] = -10.0
+        context = binding_utils.MjRenderContextOffscreen(environment.sim, device_id=-1)
+        context.vopt.geomgroup[0] = 0
+        pixels = {(size, camera): [] for size in SIZES for camera in CAMERAS}
+        geoms = []
+        for qpos, qvel in zip(states["qpos"], states["qvel"], strict=True):
+            environment.sim.data.qpos[:], environment.sim.data.qvel[:] = qpos, qvel
+            environment.sim.forward()
+            for (size, camera), pictures in pixels.items():
+                picture = environment.sim.render(camera_name=camera, width=size, height=size)
+                pictures.append(picture[::-1].copy())
+            ids = environment.sim.render(camera_name="agentview", width=84, height=84, segmentation=True)
+            geoms.append(np.where(ids[..., 0] == mujoco.mjtObj.mjOBJ_GEOM, ids[..., 1], -1)[::-1])
+        environment.sim._render_context_offscreen = None
+        del context
+        environment.close()
+        gc.collect()
+        result[name] = Recorded(states=states, pixels=pixels, geoms=geoms)
+    return result
+
+
+def open_renderer(task: str, spec: RenderSpec):
+    return EpisodeRenderer(find_task(task), spec)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("task", ["stack", "square"])
+def test_faithful_is_robosuites_picture_pixel_by_pixel(recorded, task, size):
+    with open_renderer(task, RenderSpec(width=size, height=size)) as renderer:
+        frames = list(renderer.frames(recorded[task].states, {}, visual_stream=None))
+    assert len(frames) == 3
+    for camera in CAMERAS:
+        for ours, theirs in zip(frames, recorded[task].pixels[size, camera], strict=True):
+            assert ours[camera].shape == (size, size, 3)
+            assert np.array_equal(ours[camera], theirs)
+
+
+def test_segmentation_is_robosuites(recorded):
+    with open_renderer("stack", replace(QUICK, preset="faithful")) as renderer:
+        masks = list(renderer.segmentation(recorded["stack"].states, {}))
+        names = renderer.geom_names()
+    for ours, theirs in zip(masks, recorded["stack"].geoms, strict=True):
+        assert np.array_equal(ours["agentview"], theirs)
+    assert {"cubeA_g0_vis", "cubeB_g0_vis", "table_visual"} <= {names[i] for i in np.unique(masks[0]["agentview"])}
+
+
+def test_leaving_out_what_is_not_in_view_changes_no_pixel(recorded):
+    states = recorded["square"].states
+    with open_renderer("square", QUICK) as renderer:
+        fast = list(renderer.frames(states, {}, visual_stream=None))
+        assert any(renderer._outside(camera).any() for camera in renderer.cameras.values())
+        renderer._outside = lambda camera: np.zeros(renderer._model.ngeom, bool)
+        everything = list(renderer.frames(states, {}, visual_stream=None))
+    for one, other in zip(fast, everything, strict=True):
+        assert all(np.array_equal(one[camera], other[camera]) for camera in CAMERAS)
+
+
+def test_new_looks_change_pixels_and_no_mask_until_the_cameras_move(recorded):
+    states = {name: values[:1] for name, values in recorded["stack"].states.items()}
+    spec = replace(QUICK, visual_seed=7)
+
+    def look(renderer, index):
+        frame = next(renderer.frames(states, {}, visual_stream=visual_stream(renderer.spec, index)))
+        mask = next(renderer.segmentation(states, {}, visual_stream=visual_stream(renderer.spec, index)))
+        return frame["agentview"], mask["agentview"]
+
+    with open_renderer("stack", spec) as renderer:
+        plain = next(renderer.frames(states, {}, visual_stream=None))["agentview"]
+        plain_mask = next(renderer.segmentation(states, {}))["agentview"]
+        seen = [plain]
+        for index in range(3):
+            frame, mask = look(renderer, index)
+            assert np.array_equal(mask, plain_mask)
+            assert all(np.abs(frame.astype(int) - other).mean() > 1.0 for other in seen)
+            seen.append(frame)
+        assert np.array_equal(look(renderer, 1)[0], seen[2])
+        assert np.array_equal(next(renderer.frames(states, {}, visual_stream=None))["agentview"], plain)
+    with open_renderer("stack", replace(spec, camera_jitter_m=0.03, camera_jitter_rad=0.03)) as renderer:
+        assert not np.array_equal(look(renderer, 0)[1], plain_mask)
+
+
+def test_overrides_move_bodies_for_one_episode_only(recorded):
+    states = recorded["square"].states
+    with open_renderer("square", QUICK) as renderer:
+        before = next(renderer.frames(states, {}, visual_stream=None))
+        peg = renderer._model.body("peg1").pos + np.array([-0.1, -0.1, 0.0])
+        moved = next(renderer.frames(states, {"body_pos:peg1": peg}, visual_stream=None))
+        after = next(renderer.frames(states, {}, visual_stream=None))
+    assert not np.array_equal(before["agentview"], moved["agentview"])
+    assert np.array_equal(before["agentview"], after["agentview"])
+
+
+def test_mistakes_are_named(recorded):
+    with pytest.raises(SpecError, match=r"Did you mean 'agentview'.*robot0_eye_in_hand"):
+        open_renderer("stack", RenderSpec(cameras=("agentveiw",)))
+    states = recorded["stack"].states
+    with open_renderer("stack", QUICK) as renderer:
+        with pytest.raises(SpecError, match="Did you mean 'cubeA_main'"):
+            next(renderer.frames(states, {"body_pos:cubeA_mian": np.zeros(3)}, visual_stream=None))
+        with pytest.raises(SpecError, match="body_mass"):
+            next(renderer.frames(states, {"body_mass:cubeA_main": np.zeros(3)}, visual_stream=None))
+        with pytest.raises(BackendError, match=r"shape \(3, 22\), the scene needs \(T, 23\)"):
+            next(renderer.frames({**states, "qpos": states["qpos"][:, 1:]}, {}, visual_stream=None))
+        first = renderer.frames(states, {}, visual_stream=None)
+        next(first)
+        next(renderer.frames(states, {}, visual_stream=None))
+        with pytest.raises(BackendError, match="one episode at a time"):
+            next(first)
+
+
+def test_missing_opengl_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(opengl._CONTEXTS, "egl", "no_such_module")
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    with pytest.raises(BackendError, match=r"apt-get install libegl1 libgl1-mesa-dri.*libosmesa6.*MUJOCO_GL=osmesa"):
+        opengl.open_context(64, 64)
+    monkeypatch.setenv("MUJOCO_GL", "elg")
+    with pytest.raises(BackendError, match="Did you mean 'egl'"):
+        opengl.open_context(64, 64)
+
+
+# --- shards ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shards(recorded, tmp_path) -> list[Path]:
+    """Three episodes of the stack task, 24, 25 and 26 rows."""
+    states = recorded["stack"].states
+    found = []
+    for index, rows in enumerate((24, 25, 26)):
+        path = {name: np.resize(values, (rows + 1, values.shape[1])) for name, values in states.items()}
+        episode = Episode(
+            index=index,
+            success=True,
+            task="stack",
+            instruction="stack",
+            control_hz=20.0,
+            columns={"action": Column(values=np.zeros((rows, 7), np.float32))},
+            subtasks=(),
+            sim_states={"time": np.arange(rows + 1) / 20.0, **path},
+        )
+        found.append(write_shard(tmp_path, episode))
+    return found
+
+
+def fingerprint(shards: list[Path], spec: RenderSpec) -> str:
+    digest = render_digest(render_info(spec))
+    files = [file for shard in shards for file in sorted((shard / f"clips-{digest}").iterdir())]
+    assert len(files) == len(shards) * (len(spec.cameras) + 1)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def forget(shards: list[Path]) -> None:
+    for shard in shards:
+        for file in shard.glob("clips-*/*"):
+            file.unlink()
+        for folder in shard.glob("clips-*"):
+            folder.rmdir()
+
+
+def test_clips_do_not_depend_on_the_process_that_draws_and_are_made_once(shards):
+    spec = replace(QUICK, visual_seed=1)
+    with open_renderer("stack", spec) as renderer:
+        assert [render_shard(renderer, shard) for shard in shards] == [24, 25, 26]
+    here = fingerprint(shards, spec)
+    forget(shards)
+    counted: list[int] = []
+    run = render_shards([*shards, shards[0]], "stack", spec, workers=2, progress=counted.append)
+    assert (run.rendered, run.skipped, run.frames) == (3, 0, 24 + 25 + 26)
+    assert counted == [0, 1, 2, 3]
+    assert fingerprint(shards, spec) == here
+    again = render_shards(shards, "stack", spec, workers=2)
+    assert (again.rendered, again.skipped, again.frames) == (0, 3, 0)
+    for shard in shards:
+        clips, info = read_clips(shard, render_digest(render_info(spec)))
+        assert info["visual_seed"] == 1
+        for clip in clips.values():
+            assert count_frames(clip.path, fps=20) == read_document(shard)["rows"]
+
+
+def test_an_error_in_a_child_arrives_as_itself(shards):
+    with pytest.raises(SpecError, match="unknown camera 'nowhere'"):
+        render_shards(shards, "stack", replace(QUICK, cameras=("nowhere",)), workers=1)
+    assert not any(list_renders(shard) for shard in shards)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_run_leaves_no_half_clip_and_no_process_and_is_continued(shards):
+    spec = replace(QUICK, preset="faithful", cameras=("agentview",))
+    digest = render_digest(render_info(spec))
+    program = (
+        "from pathlib import Path; from factory.specs import RenderSpec; from workers.render import render_shards; "
+        f"render_shards([Path(p) for p in {[str(s) for s in shards]!r}], 'stack', {spec!r})"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 60.0
+    while not list(shards[1].glob(".tmp-*")):  # the first is committed, the second is being drawn
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = children_of(run.pid)
+    assert children
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = [shard for shard in shards if digest in list_renders(shard)]
+    assert done == shards[:1]
+    kept = fingerprint(done, spec)
+    resumed = render_shards(shards, "stack", spec, workers=1)
+    assert (resumed.rendered, resumed.skipped, resumed.frames) == (2, 1, 25 + 26)
+    assert fingerprint(done, spec) == kept
+    assert not [path for shard in shards for path in shard.glob(".tmp-*")]

@@ -1,0 +1,141 @@
+"""What is in a demonstration file, what is wrong with it, where its subtasks were cut, and whether it replays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from factory.demos import Demo, read_demos
+from factory.errors import DemoError, FactoryError
+from factory.lint import Finding, lint
+from factory.segmentation import Segment, split
+from factory.sim import SimBackend
+from factory.specs import TaskSpec
+from sim_tasks.backends import open_backend
+from sim_tasks.catalog import all_tasks, find_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCheck:
+    """What was found in one demo.
+
+    Attributes:
+        name: the demo's key.
+        steps: number of actions.
+        success_by_state: the last stored state is a success; None when states could not be read.
+        success_by_replay: playing the actions open loop ends in success; None when it could not be tried.
+        segments: end effector -> cuts; empty when the demo cannot be cut.
+        findings: what is suspicious.
+        problem: why the demo cannot be used as a source; empty when it can.
+    """
+
+    name: str
+    steps: int
+    success_by_state: bool | None
+    success_by_replay: bool | None
+    segments: dict[str, tuple[Segment, ...]]
+    findings: tuple[Finding, ...]
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileCheck:
+    """What was found in a file; `task` is empty when no task matches its environment."""
+
+    path: str
+    format: str
+    environment: str
+    task: str
+    demos: tuple[DemoCheck, ...]
+
+    @property
+    def usable(self) -> int:
+        """How many demos can be sources."""
+        return sum(not demo.problem for demo in self.demos)
+
+
+def check_file(path: Path, *, task_name: str | None = None, method: str = "stored", replay: bool = True) -> FileCheck:
+    """Read a file and look at every demo in it.
+
+    Args:
+        path: the file.
+        task_name: which task it shows; None looks for the task whose environments include the file's.
+        method: how to cut, see `specs.GenerationSpec.segmentation`.
+        replay: also play the actions in the simulator.
+
+    Raises:
+        DemoError: the file cannot be read; the sentence says what and where.
+        SpecError: the named task does not exist.
+    """
+    demos = read_demos(path)
+    task = find_task(task_name) if task_name else match_task(demos)
+    if task is None:
+        plain = tuple(_unmatched(demo) for demo in demos)
+        return FileCheck(path=str(path), format=demos[0].format, environment=demos[0].environment, task="", demos=plain)
+    backend = open_backend(task)
+    try:
+        checks = tuple(_check(demo, task, backend, method=method, replay=replay) for demo in demos)
+    finally:
+        backend.close()
+    return FileCheck(path=str(path), format=demos[0].format, environment=demos[0].environment, task=task.name, demos=checks)
+
+
+def match_task(demos: Sequence[Demo]) -> TaskSpec | None:
+    """Return the task that knows the demos' environment by name, or None."""
+    name = demos[0].environment
+    for task in all_tasks().values():
+        if name == task.name or name in task.environments:
+            return task
+    return None
+
+
+def _check(demo: Demo, task: TaskSpec, backend: SimBackend, *, method: str, replay: bool) -> DemoCheck:
+    try:
+        annotated = backend.annotate(demo)
+    except DemoError as error:
+        return _unusable(demo, str(error))
+    segments: dict[str, tuple[Segment, ...]] = {}
+    problem = ""
+    try:
+        segments = dict(split(annotated, task, method))  # type: ignore[arg-type]
+    except DemoError as error:
+        problem = str(error)
+    return DemoCheck(
+        name=demo.name,
+        steps=len(demo),
+        success_by_state=annotated.success,
+        success_by_replay=_replays(demo, task, backend) if replay and len(demo.states) else None,
+        segments=segments,
+        findings=lint(annotated, task, segments or None),
+        problem=problem,
+    )
+
+
+def _replays(demo: Demo, task: TaskSpec, backend: SimBackend) -> bool | None:
+    try:
+        backend.reset_to(0, demo)
+    except FactoryError:
+        return None
+    result = backend.play(0, np.asarray(demo.actions, np.float32))
+    ended = np.asarray(task.success(result.scene), bool)
+    return bool(result.stable and len(ended) and ended[-1])
+
+
+def _unusable(demo: Demo, problem: str) -> DemoCheck:
+    return DemoCheck(
+        name=demo.name,
+        steps=len(demo),
+        success_by_state=None,
+        success_by_replay=None,
+        segments={},
+        findings=(),
+        problem=problem,
+    )
+
+
+def _unmatched(demo: Demo) -> DemoCheck:
+    known = ", ".join(sorted(all_tasks()))
+    return _unusable(demo, f"no task here is environment {demo.environment!r}; name one with --task ({known})")

@@ -1,0 +1,348 @@
+"""The command `factory`. Thin: it parses, calls, and prints; everything it does is a function elsewhere.
+
+Exit codes: 0 done, 1 done but not what was wanted (fewer episodes than asked, a replay that differs), 2 bad input,
+130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+
+import typer
+
+from factory.errors import FactoryError
+from factory.specs import GenerationSpec, RenderSpec, Selection, SelectionStrategy
+from workers import processes
+
+processes.single_threaded()
+
+app = typer.Typer(
+    name="factory",
+    help="Turn ten robot demonstrations into thousands of verified LeRobot episodes.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+demos_app = typer.Typer(help="Look into demonstration files.", no_args_is_help=True)
+app.add_typer(demos_app, name="demos")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for machines.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes. Default: one per usable core.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _sentences(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn the project's errors into one sentence and exit code 2, and Ctrl-C into 130."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except FactoryError as error:
+            typer.secho(f"error: {error}", err=True, fg="red")
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            typer.secho("\nstopped. Finished work is kept; run the same command again to go on.", err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def _say(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: factory tasks --pictures tasks.png")
+@_sentences
+def tasks(
+    *,
+    pictures: Annotated[Path | None, typer.Option(help="Also write a contact sheet of all tasks to this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the tasks: what they are, their variants, subtasks and clearances."""
+    from sim_tasks.catalog import all_tasks, plugin_problems
+    from workers import printing
+
+    known = all_tasks()
+    if pictures is not None:
+        from workers.pictures import contact_sheet
+
+        contact_sheet(list(known.values()), pictures)
+    if as_json:
+        _say([printing.task_facts(task) for task in known.values()])
+    else:
+        printing.print_tasks(known, plugin_problems())
+        if pictures is not None:
+            typer.echo(f"contact sheet: {pictures}")
+
+
+# --- demos ------------------------------------------------------------------------------------------------------------
+
+
+@demos_app.command("check", epilog="Example: factory demos check my_demos.hdf5 --task stack")
+@_sentences
+def demos_check(
+    file: Annotated[Path, typer.Argument(help="HDF5 file: robosuite, robomimic/MimicGen, Isaac Lab Mimic, or our seeds.")],
+    *,
+    task: Annotated[str | None, typer.Option(help="Which task it shows. Default: by the file's environment.")] = None,
+    segmentation: Annotated[
+        Literal["stored", "predicates", "automatic"], typer.Option(help="Where subtask boundaries come from.")
+    ] = "stored",
+    replay: Annotated[bool, typer.Option(help="Also play the actions in the simulator.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a file, what is wrong with it, where the subtasks were cut, and whether it replays.
+
+    Exit code 0 when the file can be read, warnings included; 2 when it cannot.
+    """
+    from workers import printing
+    from workers.checks import check_file
+
+    check = check_file(file, task_name=task, method=segmentation, replay=replay)
+    if as_json:
+        _say(printing.check_facts(check))
+    else:
+        printing.print_check(check)
+
+
+# --- generate ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: factory generate stack --demos my.hdf5 --episodes 1000 --seed 7 --out datasets/stack")
+@_sentences
+def generate(
+    task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="LeRobot dataset folder to make. Default: datasets/TASK.")] = None,
+    demos: Annotated[list[Path] | None, typer.Option(help="Demonstration file; repeatable. Default: shipped seeds.")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Stop after N successes (in attempt order).")] = None,
+    attempts: Annotated[int | None, typer.Option(min=1, help="Instead: exactly N attempts.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Give up after N attempts. Default: 20 per episode.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the job.")] = 0,
+    variant: Annotated[str, typer.Option(help="Distribution of starts: D0, D1, D2.")] = "D0",
+    workers: Workers = None,
+    cameras: Annotated[str, typer.Option(help="Comma-separated camera names; empty for no images.")] = "agentview,robot0_eye_in_hand",
+    size: Annotated[int, typer.Option(help="Image width and height in pixels.")] = 256,
+    preset: Annotated[Literal["faithful", "fast"], typer.Option(help="Image quality.")] = "faithful",
+    codec: Annotated[Literal["h264", "av1"], typer.Option(help="Video codec.")] = "h264",
+    visual_seed: Annotated[int | None, typer.Option(help="Randomise lights and textures per episode with this seed.")] = None,
+    camera_jitter: Annotated[float, typer.Option(help="Camera displacement in metres (std), with --visual-seed.")] = 0.0,
+    keep_failed: Annotated[bool, typer.Option(help="Also keep failed attempts, as a second dataset OUT-failed.")] = False,
+    noise: Annotated[float | None, typer.Option(help="Action noise, normalised (MimicGen: 0.05). Default: the task's.")] = None,
+    select: Annotated[SelectionStrategy | None, typer.Option(help="How source segments are chosen.")] = None,
+    top_k: Annotated[int, typer.Option(help="With --select: draw among this many nearest.")] = 3,
+    select_per: Annotated[Literal["episode", "subtask"], typer.Option(help="Choose a source once, or per subtask.")] = "episode",
+    interpolation_steps: Annotated[int | None, typer.Option(min=0, help="Bridge length. Default: the task's (5).")] = None,
+    paced_bridge: Annotated[bool, typer.Option(help="Lengthen bridges that would be too fast to follow.")] = True,
+    fixed_steps: Annotated[int | None, typer.Option(min=0, help="Steps to wait at a segment's start.")] = None,
+    keep: Annotated[Literal["hand", "object"], typer.Option(help="What keeps its source motion once something is held.")] = "object",
+    symmetry: Annotated[bool, typer.Option(help="Use the objects' symmetries to carry with the smallest turn.")] = True,
+    mimicgen: Annotated[bool, typer.Option("--mimicgen", help="Plain MimicGen: --keep hand --no-symmetry --no-paced-bridge.")] = False,
+    segmentation: Annotated[
+        Literal["stored", "predicates", "automatic"], typer.Option(help="Where subtask boundaries come from.")
+    ] = "stored",
+    paraphrases: Annotated[bool, typer.Option(help="Vary the wording of the instruction.")] = False,
+    backend: Annotated[Literal["robosuite", "kinematic"], typer.Option(help="Simulator; kinematic has no physics.")] = "robosuite",
+    as_json: AsJson = False,
+) -> None:
+    """Generate verified episodes and write them as one LeRobot v3.0 dataset with a report.
+
+    The same command again goes on where it was interrupted. Results depend on the seed alone, not on the number of
+    workers.
+    """
+    from workers import printing
+    from workers.finish import describe
+    from workers.generate import Request
+    from workers.generate import generate as run
+
+    request = Request(
+        task=task,
+        out=out or Path("datasets") / task,
+        demos=tuple(demos or ()),
+        episodes=episodes if episodes is not None or attempts is not None else 20,
+        attempts=attempts,
+        max_attempts=max_attempts,
+        keep_failed=keep_failed,
+        generation=GenerationSpec(
+            variant=variant,
+            seed=seed,
+            select_per=select_per,
+            selection=None if select is None else Selection(strategy=select, top_k=top_k),
+            noise_normalised=noise,
+            interpolation_steps=interpolation_steps,
+            fixed_steps=fixed_steps,
+            paced_bridge=paced_bridge and not mimicgen,
+            keep="hand" if mimicgen else keep,
+            use_symmetry=symmetry and not mimicgen,
+            segmentation=segmentation,
+            paraphrases=paraphrases,
+        ),
+        render=_render_spec(cameras, size, preset, codec, visual_seed, camera_jitter),
+        backend=backend,
+        command=_command_line(),
+    )
+    with printing.Progress(request, quiet=as_json) as progress:
+        finished = run(request, workers=workers or processes.usable_cores(), watcher=progress)
+    if as_json:
+        _say(describe(finished))
+    else:
+        printing.print_finished(finished)
+    if episodes is not None and finished.episodes < episodes:
+        raise typer.Exit(1)
+
+
+# --- datasets ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: factory export datasets/stack --to robomimic --out stack.hdf5")
+@_sentences
+def export(
+    dataset: Annotated[Path, typer.Argument(help="A dataset made by `factory generate`.")],
+    *,
+    to: Annotated[Literal["robomimic", "lerobot"], typer.Option(help="robomimic HDF5, or LeRobot rendered anew.")],
+    out: Annotated[Path, typer.Option(help="File or folder to make.")],
+    cameras: Annotated[str, typer.Option(help="For lerobot: comma-separated camera names; empty for none.")] = "agentview,robot0_eye_in_hand",
+    size: Annotated[int, typer.Option(help="For lerobot: image width and height in pixels.")] = 256,
+    preset: Annotated[Literal["faithful", "fast"], typer.Option(help="For lerobot: image quality.")] = "faithful",
+    codec: Annotated[Literal["h264", "av1"], typer.Option(help="For lerobot: video codec.")] = "h264",
+    visual_seed: Annotated[int | None, typer.Option(help="For lerobot: seed of lights and textures.")] = None,
+    camera_jitter: Annotated[float, typer.Option(help="For lerobot: camera displacement in metres (std).")] = 0.0,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished dataset in another form, without simulating again."""
+    from workers.export import export_dataset
+
+    render = _render_spec(cameras, size, preset, codec, visual_seed, camera_jitter)
+    made = export_dataset(dataset, to=to, out=out, render=render, workers=workers or processes.usable_cores(), command=_command_line())
+    if as_json:
+        _say({"path": str(made)})
+    else:
+        typer.echo(f"wrote {made}")
+
+
+@app.command(epilog="Example: factory inspect datasets/stack --verify")
+@_sentences
+def inspect(
+    dataset: Annotated[Path, typer.Argument(help="A dataset made by `factory generate`.")],
+    *,
+    verify: Annotated[bool, typer.Option("--verify", help="Also decode every video and check every index.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show counts, ranges, statistics, failures, and which executor made the episodes."""
+    from workers import printing
+    from workers.inspecting import inspect_dataset
+
+    facts = inspect_dataset(dataset, verify=verify)
+    if as_json:
+        _say(facts)
+    else:
+        printing.print_inspection(facts)
+
+
+@app.command(epilog="Example: factory replay datasets/stack:3")
+@_sentences
+def replay(
+    episode: Annotated[str, typer.Argument(help="DATASET:INDEX for one episode, DATASET for all.")],
+    *,
+    way: Annotated[Literal["actions", "seed", "both"], typer.Option(help="From stored actions, made again from the seed, or both.")] = "both",
+    as_json: AsJson = False,
+) -> None:
+    """Play episodes again in a fresh simulator and compare every bit with what is stored.
+
+    Exit code 1 when something differs.
+    """
+    from dataclasses import asdict
+
+    from workers import printing
+    from workers.replaying import replay_dataset
+
+    root, _, index = episode.rpartition(":") if episode.rpartition(":")[2].isdigit() else (episode, "", "")
+    ways = ("actions", "seed") if way == "both" else (way,)
+    results = []
+    for result in replay_dataset(Path(root), episode=int(index) if index else None, ways=ways):
+        results.append(result)
+        if not as_json:
+            printing.print_replay(result)
+    if as_json:
+        _say([asdict(result) for result in results])
+    if not all(result.equal for result in results):
+        raise typer.Exit(1)
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+@app.command("record-seeds", epilog="Example: factory record-seeds stack --count 10 --seed 1 --out my_seeds.hdf5")
+@_sentences
+def record_seeds(
+    task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: TASK_seeds.hdf5.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Successful demonstrations to record.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and of the demonstrator's variation.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Record demonstrations with the task's scripted demonstrator."""
+    from workers.recording import record_scripted
+
+    path, demos = record_scripted(task, out or Path(f"{task}_seeds.hdf5"), count=count, seed=seed)
+    if as_json:
+        _say({"path": str(path), "demos": len(demos), "steps": [len(demo) for demo in demos]})
+    else:
+        typer.echo(f"wrote {len(demos)} demonstrations to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command(epilog="Example: factory record stack --device keyboard --out mine.hdf5")
+@_sentences
+def record(
+    task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: TASK_demos.hdf5.")] = None,
+    device: Annotated[Literal["keyboard", "spacemouse"], typer.Option(help="What moves the hand.")] = "keyboard",
+    count: Annotated[int, typer.Option(min=1, help="Successful demonstrations to record.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the starts.")] = 0,
+) -> None:
+    """Record your own demonstrations by hand; needs a screen."""
+    from workers.recording import record_by_hand
+
+    path, demos = record_by_hand(task, out or Path(f"{task}_demos.hdf5"), device=device, count=count, seed=seed)
+    typer.echo(f"wrote {len(demos)} demonstrations to {path}; look at them with: factory demos check {path}")
+
+
+def _render_spec(
+    cameras: str, size: int, preset: Any, codec: Any, visual_seed: int | None, camera_jitter: float
+) -> RenderSpec | None:
+    names = tuple(name.strip() for name in cameras.split(",") if name.strip())
+    if not names:
+        return None
+    return RenderSpec(
+        cameras=names,
+        width=size,
+        height=size,
+        preset=preset,
+        codec=codec,
+        visual_seed=visual_seed,
+        camera_jitter_m=camera_jitter,
+    )
+
+
+def _command_line() -> str:
+    return shlex.join(["factory", *sys.argv[1:]])

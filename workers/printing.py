@@ -1,0 +1,252 @@
+"""What people see in the terminal, and the same facts as JSON values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from factory.diagnosis import REASONS
+from factory.specs import PlacementSpec, TaskSpec
+from factory.statistics import AttemptRecord, wilson
+from workers.checks import DemoCheck, FileCheck
+from workers.finish import Finished
+from workers.generate import Request
+from workers.replaying import Replay
+
+out = Console()
+err = Console(stderr=True)
+
+_MARKS = {"error": "[red]error[/]", "warning": "[yellow]warning[/]", "note": "[dim]note[/]"}
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def task_facts(task: TaskSpec) -> dict[str, Any]:
+    """Return what `factory tasks --json` says of a task."""
+    return {
+        "name": task.name,
+        "description": task.description,
+        "instruction": task.instruction,
+        "paraphrases": list(task.paraphrases),
+        "robot": task.robot.name,
+        "subtasks": {eef: [s.name for s in chain] for eef, chain in task.subtasks.items()},
+        "variants": {name: [_range_of(p) for p in reset.placements] for name, reset in task.resets.items()},
+        "clearances_mm": dict(task.scene.clearances_mm),
+    }
+
+
+def print_tasks(tasks: Mapping[str, TaskSpec], problems: Sequence[str]) -> None:
+    """Print the table of tasks."""
+    table = Table(title="Tasks", title_justify="left")
+    for heading in ("name", "what", "robot", "subtasks", "starts", "clearances (mm)"):
+        table.add_column(heading, overflow="fold")
+    for task in tasks.values():
+        table.add_row(
+            f"[bold]{task.name}[/]",
+            task.description,
+            task.robot.name,
+            "; ".join(" > ".join(s.name for s in chain) for chain in task.subtasks.values()),
+            "\n".join(f"{v}: {', '.join(_range_of(p) for p in r.placements)}" for v, r in task.resets.items()),
+            "\n".join(f"{what}: {mm:g}" for what, mm in task.scene.clearances_mm.items()),
+        )
+    out.print(table)
+    for problem in problems:
+        err.print(f"[yellow]warning[/]: {problem}")
+
+
+def _range_of(p: PlacementSpec) -> str:
+    yaw = math.degrees(p.yaw_rad[1] - p.yaw_rad[0])
+    turn = f", turn {yaw:.0f}°" if yaw else ""
+    return f"{p.object} {100 * (p.x_m[1] - p.x_m[0]):.1f} x {100 * (p.y_m[1] - p.y_m[0]):.1f} cm{turn}"
+
+
+# --- demos ------------------------------------------------------------------------------------------------------------
+
+
+def check_facts(check: FileCheck) -> dict[str, Any]:
+    """Return what `factory demos check --json` says."""
+    return {
+        "path": check.path,
+        "format": check.format,
+        "environment": check.environment,
+        "task": check.task or None,
+        "usable": check.usable,
+        "demos": [_demo_facts(demo) for demo in check.demos],
+    }
+
+
+def _demo_facts(demo: DemoCheck) -> dict[str, Any]:
+    return {
+        "name": demo.name,
+        "steps": demo.steps,
+        "success_by_state": demo.success_by_state,
+        "success_by_replay": demo.success_by_replay,
+        "problem": demo.problem or None,
+        "segments": {
+            eef: [{"start": s.start, "stop": s.stop, "confidence": s.confidence, "origin": s.origin} for s in cuts]
+            for eef, cuts in demo.segments.items()
+        },
+        "findings": [
+            {"severity": f.severity, "code": f.code, "subtask": f.subtask, "step": f.step, "message": f.message}
+            for f in demo.findings
+        ],
+    }
+
+
+def print_check(check: FileCheck) -> None:
+    """Print what was found in a demonstration file."""
+    out.print(f"[bold]{check.path}[/]: {len(check.demos)} demonstrations, {check.format} format, environment {check.environment!r}")
+    table = Table()
+    for heading in ("demo", "steps", "ends in success", "replays", "cut at", "sources"):
+        table.add_column(heading)
+    for demo in check.demos:
+        cuts = "; ".join(
+            " | ".join(f"{s.stop}" + (f" ({s.confidence:.2f})" if s.origin == "automatic" else "") for s in segments)
+            for segments in demo.segments.values()
+        )
+        usable = "[red]no[/]" if demo.problem else "yes"
+        table.add_row(demo.name, str(demo.steps), _yes(demo.success_by_state), _yes(demo.success_by_replay), cuts or "-", usable)
+    out.print(table)
+    for demo in check.demos:
+        if demo.problem:
+            out.print(f"{_MARKS['error']} {demo.problem}", soft_wrap=True)
+        for finding in demo.findings:
+            out.print(f"{_MARKS[finding.severity]} {demo.name}: {finding.message}", soft_wrap=True)
+    tried = [d for d in check.demos if d.success_by_replay is not None]
+    if tried:
+        again = sum(bool(d.success_by_replay) for d in tried)
+        out.print(
+            f"Actions replayed open loop reach success again in {again} of {len(tried)}. Generation reads poses from states, so "
+            "a demo that does not replay can still be a good source."
+        )
+    out.print(f"{check.usable} of {len(check.demos)} can be sources" + (f" for task [bold]{check.task}[/]." if check.task else "."))
+
+
+def _yes(value: bool | None) -> str:
+    return "?" if value is None else "[green]yes[/]" if value else "[red]no[/]"
+
+
+# --- generate ---------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """Progress bars of a job: attempts with the success rate so far, then rendering."""
+
+    def __init__(self, request: Request, *, quiet: bool) -> None:
+        self._request = request
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=quiet,
+        )
+        wanted = request.episodes if request.attempts is None else request.attempts
+        self._trying = self._bars.add_task(f"{request.task} {request.generation.variant}", total=wanted, note="starting workers")
+        self._drawing: Any = None
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def attempts(self, records: Mapping[int, AttemptRecord]) -> None:
+        """Show attempts and the rate with its interval."""
+        successes = sum(r.outcome == "success" for r in records.values())
+        rate, low, high = wilson(successes, len(records))
+        done = successes if self._request.attempts is None else len(records)
+        note = f"{successes}/{len(records)} succeed, {100 * rate:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
+        self._bars.update(self._trying, completed=done, note=note)
+
+    def rendering(self, done: int) -> None:
+        """Show rendered episodes."""
+        if self._drawing is None:
+            self._drawing = self._bars.add_task("rendering", total=self._request.episodes, note="")
+        self._bars.update(self._drawing, completed=done)
+
+    def resumed(self, finished: int) -> None:
+        """Say that earlier work goes on."""
+        err.print(f"going on: {finished} attempts of this job were finished before")
+
+
+def print_finished(finished: Finished) -> None:
+    """Say what was made and what to do next."""
+    if finished.rule == "already finished":
+        out.print(f"{finished.root} is this dataset already: {finished.episodes} episodes. Nothing to do.")
+    else:
+        rate, low, high = wilson(finished.episodes, finished.attempts)
+        out.print(
+            f"[bold green]{finished.episodes} episodes[/] from {finished.attempts} attempts "
+            f"({100 * rate:.0f} %, 95 % interval {100 * low:.0f}-{100 * high:.0f} %)"
+        )
+        if finished.rule == "max_attempts":
+            out.print("[yellow]stopped at the attempt limit[/]; raise --max-attempts to go on, or look at the report for why")
+    out.print(f"  dataset  {finished.root}\n  report   {finished.report}")
+    if finished.failed_root is not None:
+        out.print(f"  failures {finished.failed_root}")
+    out.print(
+        "Try next:\n"
+        f"  factory inspect {finished.root}\n"
+        f"  factory replay {finished.root}:0\n"
+        f"  factory export {finished.root} --to robomimic --out {finished.root}.hdf5"
+    )
+
+
+# --- datasets ---------------------------------------------------------------------------------------------------------
+
+
+def print_replay(result: Replay) -> None:
+    """Print how one episode compared."""
+    verdict = "[green]bit-equal[/]" if result.equal else f"[red]differs[/]: {result.difference}"
+    elsewhere = "" if result.same_machine else " [yellow](recorded under another runtime fingerprint)[/]"
+    out.print(f"episode {result.episode} (attempt {result.attempt}) from its {result.way}: {verdict}{elsewhere}")
+
+
+def print_inspection(facts: Mapping[str, Any]) -> None:
+    """Print what a dataset holds."""
+    out.print(f"[bold]{facts['root']}[/]  {facts['task']} {facts['variant']}, robot {facts['robot_type']}, {facts['fps']} Hz")
+    out.print(f"{facts['episodes']} episodes, {facts['frames']} frames, {facts['hours']:.2f} h; cameras: {', '.join(facts['cameras']) or 'none'}")
+    rate = facts["success_rate"]
+    out.print(
+        f"success held {100 * rate['held']:.1f} % (95 % interval {100 * rate['low']:.1f}-{100 * rate['high']:.1f} %), touched "
+        f"{100 * rate['touched']:.1f} % of {rate['attempts']} attempts"
+    )
+    if facts["failures"]:
+        table = Table(title="Failures", title_justify="left")
+        for heading in ("subtask", "arm", "why", "attempts"):
+            table.add_column(heading)
+        for row in facts["failures"]:
+            table.add_row(row["subtask"], row["eef"], REASONS.get(row["reason"], row["reason"]), str(row["count"]))
+        out.print(table)
+    table = Table(title="Columns", title_justify="left")
+    for heading in ("column", "type", "min", "mean", "max"):
+        table.add_column(heading, overflow="fold")
+    for row in facts["columns"]:
+        table.add_row(row["name"], f"{row['dtype']}{row['shape']}", *(_numbers(row.get(k)) for k in ("min", "mean", "max")))
+    out.print(table)
+    out.print("made by " + ", ".join(f"{k} {v}" for k, v in facts["executor"].items()))
+    if facts["verified"]:
+        out.print("[green]verified[/]: every file, video frame, time stamp and index is as it should be")
+
+
+def _numbers(values: Any) -> str:
+    if values is None:
+        return "-"
+    flat = values if isinstance(values, list) else [values]
+    shown = [f"{v:.3g}" for v in flat[:4]] if flat and not isinstance(flat[0], list) else ["..."]
+    return " ".join(shown) + (" ..." if len(flat) > 4 else "")
