@@ -47,10 +47,10 @@ def target_of_action(
 def execute(
     T_world_eef: Float[Array, "4 4"],
     T_world_target: Float[Array, "4 4"],
-    noise: Float[Array, "6"],
+    noise: Float[Array, 6],
     T_world_base: Float[Array, "4 4"],
     eef: EefSpec,
-) -> Float[Array, "6"]:
+) -> Float[Array, 6]:
     """Return the action that is sent: clipped to [-1, 1], noise added, clipped again, rounded to float32.
 
     Rounding here means that the float32 column of a dataset is exactly what was executed.

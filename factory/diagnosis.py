@@ -37,8 +37,8 @@ _LOST_FALL_M = 0.3
 """An object this far below its start fell off its support."""
 _LOST_DISTANCE_M = 2.0
 """An object this far from the robot's base is gone: no arm here reaches half of it."""
-_STUCK_M = 2e-3
-"""A gripper that was told to close and to open and whose fingers moved less than this is stuck."""
+_STUCK_SHARE = 0.05
+"""A hand that was told to close, holds nothing, and closed by less than this share of its travel is stuck."""
 _STUCK_STEPS = 10
 """Control steps the Panda's fingers need for their full travel."""
 
@@ -156,12 +156,17 @@ def _gripper_stuck(
 ) -> tuple[str, str] | None:
     spec = task.robot.eefs[eef]
     closing = np.sign(trace.actions[: rows[-1] + 1, spec.gripper_action[0]]) == np.sign(spec.gripper_closed)
-    if subtask.grasps is None or closing.sum() < _STUCK_STEPS or closing.all():
+    if subtask.grasps is None or closing[rows].sum() < _STUCK_STEPS:
         return None
-    fingers = trace.scene.joint(f"{eef}_gripper")[: rows[-1] + 2]
-    travel = float(np.ptp(fingers, axis=0).max())
-    if travel < _STUCK_M:
-        return "gripper_stuck", f"{int(closing.sum())} steps of closing moved the fingers {1e3 * travel:.1f} mm"
+    began = int(rows[np.argmax(closing[rows])])
+    opened, closed = np.array(spec.joints_open), np.array(spec.joints_closed)
+    fingers = trace.scene.joint(f"{eef}_gripper")[began : rows[-1] + 2]
+    # Share of the travel from open to closed; a dead gripper is pushed open rather than closed by what it meets.
+    closure = (fingers - opened) @ (closed - opened) / np.sum((closed - opened) ** 2)
+    gain = float(closure.max() - closure[0])
+    held = subtask.grasps in task.held and np.asarray(task.held[subtask.grasps](trace.scene), bool)[rows].any()
+    if gain < _STUCK_SHARE and not held:
+        return "gripper_stuck", f"{int(closing.sum())} steps of closing closed the hand by {100 * max(gain, 0.0):.0f} %"
     return None
 
 

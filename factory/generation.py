@@ -155,7 +155,9 @@ class _Arm:
         if spec.keep == "object" and not spec.untransformed and subtask.carries is not None:
             T_hand_object = poses.inverse(T_world_eef) @ scene.T_world_object[subtask.carries][-1]
         first = self.subtask == 0
-        from_measured = first or spec.bridge_from == "current" or self._T_last_target is None
+        T_world_from = self._T_last_target
+        if first or spec.bridge_from == "current" or T_world_from is None:
+            T_world_from = T_world_eef
         return carried_block(
             source,
             eef=eef,
@@ -163,7 +165,7 @@ class _Arm:
             start=start,
             stop=stop,
             T_world_object=None if spec.untransformed else T_world_object,
-            T_world_from=T_world_eef if from_measured else self._T_last_target,
+            T_world_from=T_world_from,
             T_hand_object=T_hand_object,
             object_symmetry=self._symmetry(subtask.object_ref),
             carried_symmetry=self._symmetry(subtask.carries),

@@ -211,7 +211,7 @@ def _check_member(
     seen: set[tuple[int, int]],
     limits: Limits,
 ) -> None:
-    if "\\x" in key:
+    if name.decode("utf-8", "ignore").encode() != name:
         raise _RefusedError("is not a name in UTF-8", key)
     link = group.links.get_info(name).type
     if link != h5l.TYPE_HARD:

@@ -36,7 +36,7 @@ def _draw(spec: PlacementSpec, rng: np.random.Generator) -> Array:
     # Four draws whatever the ranges are, so that a fixed coordinate does not shift the stream of the others.
     x, y, z, yaw = (rng.uniform(*limits) for limits in (spec.x_m, spec.y_m, spec.z_m, spec.yaw_rad))
     rotation = poses.yaw_matrix(np.array(yaw)) @ poses.matrix_from_quat_wxyz(np.array(spec.quat_wxyz))
-    return poses.pose(rotation, np.array(spec.reference_m) + (x, y, z))
+    return poses.pose(rotation, np.add(spec.reference_m, (x, y, z)))
 
 
 def _apart(reset: ResetSpec, drawn: dict[str, Array]) -> bool:

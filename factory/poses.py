@@ -64,7 +64,6 @@ def axis_angle_from_matrix(R: Float[Array, "*batch 3 3"]) -> Float[Array, "*batc
 
 def quat_wxyz_from_matrix(R: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 4"]:
     """Return unit quaternions with ``w >= 0``, by the largest of the four candidates (Shepperd 1978)."""
-    R = np.asarray(R, float)
     m00, m11, m22 = R[..., 0, 0], R[..., 1, 1], R[..., 2, 2]
     # Each row of `four` is 4 * q_k * q for one choice of the dominant component k.
     four = np.empty((*R.shape[:-2], 4, 4))
@@ -114,7 +113,6 @@ def quat_wxyz_from_xyzw(quat_xyzw: Float[Array, "*batch 4"]) -> Float[Array, "*b
 
 def rot6d_from_matrix(R: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 6"]:
     """Return the first two rows of the rotation matrix, flattened."""
-    R = np.asarray(R, float)
     return R[..., :2, :].reshape(*R.shape[:-2], 6).copy()
 
 
@@ -146,7 +144,7 @@ def pose_from_xyz_quat_wxyz(xyz_quat: Float[Array, "*batch 7"]) -> Float[Array, 
 
 def angle_between(R_a: Float[Array, "*batch 3 3"], R_b: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch"]:
     """Return the angle in radians, in [0, pi], of the rotation that takes one to the other."""
-    relative = np.swapaxes(np.asarray(R_a, float), -1, -2) @ np.asarray(R_b, float)
+    relative: Array = np.swapaxes(R_a, -1, -2) @ R_b
     return np.asarray(np.linalg.norm(axis_angle_from_matrix(relative), axis=-1))
 
 
@@ -157,7 +155,7 @@ def yaw_matrix(yaw_rad: ArrayLike) -> Float[Array, "*batch 3 3"]:
 
 
 def interpolate(
-    T_start: Float[Array, "4 4"], T_end: Float[Array, "4 4"], fractions: Float[Array, "n"]
+    T_start: Float[Array, "4 4"], T_end: Float[Array, "4 4"], fractions: Float[Array, " n"]
 ) -> Float[Array, "n 4 4"]:
     """Return poses between two poses: straight line in position, shortest arc at constant speed in rotation.
 

@@ -24,9 +24,7 @@ _PARAPHRASE_STREAM = 4
 """Spawn key of the draw that words the instruction, apart from the streams that move the robot."""
 
 
-def episode_of(
-    result: AttemptResult, task: TaskSpec, spec: GenerationSpec, executor: Mapping[str, str]
-) -> Episode:
+def episode_of(result: AttemptResult, task: TaskSpec, spec: GenerationSpec, executor: Mapping[str, str]) -> Episode:
     """Return the episode of an attempt.
 
     Columns (T rows; row t is what was seen *before* action t): `observation.state` holds, per end effector, joint
@@ -55,7 +53,9 @@ def episode_of(
         for i, name in enumerate(("dx", "dy", "dz", "rx", "ry", "rz")):
             action_names[robot.arm_action[0] + i] = f"{eef}_{name}"
         for i in range(*robot.gripper_action):
-            action_names[i] = f"{eef}_gripper" + (str(i - robot.gripper_action[0] + 1) if i > robot.gripper_action[0] else "")
+            action_names[i] = f"{eef}_gripper" + (
+                str(i - robot.gripper_action[0] + 1) if i > robot.gripper_action[0] else ""
+            )
     for name, path in scene.T_world_object.items():
         columns[f"sim.object.{name}"] = _column(poses.xyz_quat_wxyz_from_pose(path[:T]), _XYZ_QUAT_NAMES)
     names, numbers = _subtask_column(task, result)

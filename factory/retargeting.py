@@ -125,9 +125,9 @@ def check_sources(task: TaskSpec, sources: Sequence[Source], spec: GenerationSpe
                 low, high = effective_subtask(subtask, spec).end_jitter_steps
                 if segment.stop + low - (segment.start + moved_before) < 1 or segment.stop + high > len(source.demo):
                     raise DemoError(
-                        f"demo {source.demo.name!r}: segment {subtask.name!r} of {eef} is [{segment.start}, {segment.stop}) of "
-                        f"{len(source.demo)} steps, too short for end jitter {(low, high)} after {moved_before} steps before "
-                        f"it; allowed is less jitter or a longer segment"
+                        f"demo {source.demo.name!r}: segment {subtask.name!r} of {eef} is [{segment.start}, "
+                        f"{segment.stop}) of {len(source.demo)} steps, too short for end jitter {(low, high)} after "
+                        f"{moved_before} steps before it; allowed is less jitter or a longer segment"
                     )
                 moved_before = max(high, 0)
 

@@ -23,7 +23,7 @@ class SceneState:
     Attributes:
         T_world_object: object name -> ``(N, 4, 4)`` poses in the world frame, metres.
         T_world_eef: end-effector name -> ``(N, 4, 4)`` poses of its grip frame in the world frame.
-        T_world_base: end-effector name -> ``(4, 4)`` pose of the base its commands refer to; fixed while the scene lives.
+        T_world_base: end-effector name -> ``(4, 4)`` pose of the base its commands refer to; it never moves.
         velocity: object name -> ``(N, 6)`` linear (m/s) then angular (rad/s) velocity in the world frame.
         joints: joint group name -> ``(N, k)`` positions (rad or m): "<eef>_arm", "<eef>_gripper" and scene joints.
         contacts: ``"a|b"`` -> ``(N,)`` bool, for the pairs of contact groups the scene declares.

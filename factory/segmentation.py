@@ -194,7 +194,7 @@ def _cut_automatically(demo: AnnotatedDemo, task: TaskSpec, eef: str, i: int, st
         )
     near = round(_AGREE_S * task.robot.control_hz)
     agree = sum(abs(step - steps[0]) <= near for step in steps[1:])
-    # One observation alone is worth a half, each that agrees halves the rest of the doubt, each that disagrees doubles.
+    # One observation alone is worth a half, each that agrees halves the doubt, one that does not adds half.
     confidence = max(0.05, 1.0 - 0.5 ** (1 + agree) * 1.5 ** (len(steps) - 1 - agree))
     return Segment(start=start, stop=steps[0] + 1, confidence=confidence, origin="automatic")
 

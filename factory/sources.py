@@ -27,9 +27,7 @@ class Preparation:
     refused: tuple[str, ...]
 
 
-def prepare_sources(
-    backend: SimBackend, task: TaskSpec, demos: Sequence[Demo], spec: GenerationSpec
-) -> Preparation:
+def prepare_sources(backend: SimBackend, task: TaskSpec, demos: Sequence[Demo], spec: GenerationSpec) -> Preparation:
     """Annotate and cut demos; one that cannot be used is refused with a reason, the others go on.
 
     Raises:
@@ -41,7 +39,11 @@ def prepare_sources(
         try:
             annotated = backend.annotate(demo)
             segments = split(annotated, task, spec.segmentation)
-            source = Source(demo=replace(annotated, name=f"{Path(demo.path).stem}/{demo.name}"), segments=segments, settled=settled_row(annotated))
+            source = Source(
+                demo=replace(annotated, name=f"{Path(demo.path).stem}/{demo.name}"),
+                segments=segments,
+                settled=settled_row(annotated),
+            )
             check_sources(task, [source], spec)
         except DemoError as error:
             refused.append(str(error))

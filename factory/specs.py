@@ -85,7 +85,9 @@ class SubtaskSpec:
         if low > high:
             raise SpecError(f"subtask {self.name!r}: end_jitter_steps {self.end_jitter_steps} has its ends swapped")
         if self.end_signal is None and (low, high) != (0, 0):
-            raise SpecError(f"subtask {self.name!r} is the last: its end is the demo's end, end_jitter_steps must be (0, 0)")
+            raise SpecError(
+                f"subtask {self.name!r} is the last: its end is the demo's end, end_jitter_steps must be (0, 0)"
+            )
         if self.interpolation_steps < 0 or self.fixed_steps < 0:
             raise SpecError(f"subtask {self.name!r}: steps must not be negative")
         if min(self.noise_normalised, self.noise_m, self.noise_rad) < 0:
@@ -110,6 +112,8 @@ class EefSpec:
         arm_joints: joint names in the simulator, in order.
         gripper_joints: likewise for the fingers.
         gripper_closed: gripper command that closes; the opposite sign opens.
+        joints_open: positions of `gripper_joints` (rad or m) when open; likewise joints_closed.
+        joints_closed: see joints_open.
         fingers: contact group name -> geoms ("geom:...") of each opposing finger; a grasp touches all of them.
     """
 
@@ -121,12 +125,19 @@ class EefSpec:
     rotation_scale_rad: float
     arm_joints: tuple[str, ...]
     gripper_joints: tuple[str, ...]
+    joints_open: tuple[float, ...]
+    joints_closed: tuple[float, ...]
     gripper_closed: float = 1.0
     fingers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.arm_action[1] - self.arm_action[0] != 6:
             raise SpecError(f"arm_action {self.arm_action} must span six pose dimensions")
+        if not len(self.joints_open) == len(self.joints_closed) == len(self.gripper_joints):
+            raise SpecError(
+                f"joints_open {self.joints_open} and joints_closed {self.joints_closed} need one number for each of "
+                f"{self.gripper_joints}"
+            )
         if self.position_scale_m <= 0 or self.rotation_scale_rad <= 0:
             raise SpecError("position_scale_m and rotation_scale_rad must be positive")
 
@@ -154,7 +165,9 @@ class RobotSpec:
         for eef in self.eefs.values():
             taken += [*range(*eef.arm_action), *range(*eef.gripper_action)]
         if not self.eefs or sorted(taken) != list(range(self.action_dim)):
-            raise SpecError(f"robot {self.name!r}: end effectors must tile its {self.action_dim} action dimensions once")
+            raise SpecError(
+                f"robot {self.name!r}: end effectors must tile its {self.action_dim} action dimensions once"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +321,9 @@ class TaskSpec:
         for variant, reset in self.resets.items():
             for placement in reset.placements:
                 if placement.object not in self.scene.objects:
-                    raise SpecError(f"task {self.name!r} {variant}: " + unknown_name("object", placement.object, self.scene.objects))
+                    raise SpecError(
+                        f"task {self.name!r} {variant}: " + unknown_name("object", placement.object, self.scene.objects)
+                    )
 
     def _check_subtask(self, eef: str, sub: SubtaskSpec, *, last: bool) -> None:
         where = f"task {self.name!r}, {eef}, subtask {sub.name!r}: "

@@ -23,6 +23,8 @@ PANDA = RobotSpec(
             rotation_scale_rad=0.5,
             arm_joints=tuple(f"robot0_joint{i}" for i in range(1, 8)),
             gripper_joints=("gripper0_right_finger_joint1", "gripper0_right_finger_joint2"),
+            joints_open=(0.04, -0.04),
+            joints_closed=(0.0, 0.0),
             gripper_closed=1.0,
             fingers={
                 "right_finger1": ("geom:gripper0_right_finger1_pad_collision",),

@@ -71,7 +71,7 @@ def demonstrate(backend: KinematicBackend, *, seed: int, name: str, reset: str =
     scene = backend.restore(0, backend.snapshot(0))
     a, b = scene.position("a")[0], scene.position("b")[0]
     yaw_a, yaw_b = (poses.yaw_matrix(np.array(_yaw(scene.T_world_object[k][0]))) for k in ("a", "b"))
-    above, top = np.array([0, 0, 0.1]), b + [0, 0, 0.05]
+    above, top = np.array([0, 0, 0.1]), b + np.array([0, 0, 0.05])
     legs = [(yaw_a, a + above, -1), (yaw_a, a, -1), (yaw_a, a, 1), (yaw_a, a + above, 1)]
     legs += [(yaw_b, top + above, 1), (yaw_b, top, 1), (yaw_b, top, -1), (yaw_b, top + above, -1)]
     here, state = scene.T_world_eef["right"][0], backend.sim_state(0)
@@ -83,7 +83,9 @@ def demonstrate(backend: KinematicBackend, *, seed: int, name: str, reset: str =
         block = Block(T_world_eef=path, gripper=np.full((n, 1), float(gripper)), action_noise=np.zeros((n, 6)))
         result = backend.advance({0: {"right": block}})[0]
         actions.append(result.actions)
-        states += [np.concatenate([t, s]) for t, s in zip(result.sim_states["time"], result.sim_states["state"], strict=True)]
+        states += [
+            np.concatenate([t, s]) for t, s in zip(result.sim_states["time"], result.sim_states["state"], strict=True)
+        ]
         here = goal
     return Demo(
         name=name,

@@ -463,6 +463,10 @@ def odd_attribute(f: h5py.File) -> None:
     f["data/demo_1"].attrs.create("r", f.ref, dtype=h5py.ref_dtype)
 
 
+def odd_name(f: h5py.File) -> None:
+    h5py.h5g.create(f["data/demo_1"].id, b"\xff\xfe")
+
+
 @pytest.mark.parametrize(
     ("write", "key", "said"),
     [
@@ -484,6 +488,7 @@ def odd_attribute(f: h5py.File) -> None:
         (named_type, "data/demo_1/extra", "neither a group nor a dataset"),
         (long_numbers, "data/demo_1/extra", "numbers of 16 bytes"),
         (crowd_of_attributes, "data/demo_1", "301 attributes"),
+        (odd_name, "data/demo_1/", "not a name in UTF-8"),
         (odd_attribute, "data/demo_1", "attribute 'r' has an HDF5 reference type"),
     ],
 )

@@ -216,7 +216,7 @@ def _check_lengths(r: AttemptResult) -> None:
     assert all(len(v) == T for v in r.T_world_eef_target.values())
     assert r.hold_steps == 5
     expected = sum(u.stop - u.start for u in r.sources) + 1 + 5 * len(r.sources) + r.hold_steps
-    assert T == expected  # segments, one measured pose, two bridges, the hold
+    assert expected == T  # segments, one measured pose, two bridges, the hold
 
 
 def test_results_do_not_depend_on_the_number_of_environments(demos):
@@ -294,14 +294,20 @@ def test_episode_columns_describe_what_was_executed(demos):
         if column.values.ndim == 2:
             assert len(column.names) == column.values.shape[1], name
     np.testing.assert_array_equal(episode.columns["action"].values, result.actions)
-    assert not [n for n in episode.columns if n.startswith(("observation.", "action")) and n not in ("observation.state", "action")]
+    assert not [
+        n
+        for n in episode.columns
+        if n.startswith(("observation.", "action")) and n not in ("observation.state", "action")
+    ]
 
 
 def test_paraphrases_change_the_words_and_nothing_else(demos):
     plain = _run(demos, GenerationSpec(), range(8))
     backend = KinematicBackend(kinematic.TASK)
     spec = GenerationSpec(paraphrases=True)
-    worded = [episode_of(replace(r, index=r.index + 8), kinematic.TASK, spec, backend.describe()).instruction for r in plain]
+    worded = [
+        episode_of(replace(r, index=r.index + 8), kinematic.TASK, spec, backend.describe()).instruction for r in plain
+    ]
     assert set(worded) == {kinematic.TASK.instruction, *kinematic.TASK.paraphrases}
     np.testing.assert_array_equal(_run(demos, spec, [3])[0].actions, plain[3].actions)
 

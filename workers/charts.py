@@ -100,9 +100,10 @@ def scatter(xy_m: Sequence[tuple[float, float]], good: Sequence[bool]) -> Scatte
     )
 
 
-def histogram(values: Sequence[int], *, width: float = 480.0, height: float = 190.0, bars: int = 18) -> Histogram:
+def histogram(values: Sequence[int], *, width: float = 480.0, height: float = 190.0) -> Histogram:
     """Return the figure of at least one whole number, with bins of a round width."""
     low, high = min(values), max(values)
+    bars = min(18.0, max(4.0, 2.0 * math.sqrt(len(values))))  # fewer values, wider bins: no comb with gaps
     step = max(1, round(_nice((high - low + 1) / bars)))
     start = low // step * step
     edges = np.arange(start, high + step + 1, step)

@@ -80,7 +80,9 @@ def check_file(path: Path, *, task_name: str | None = None, method: str = "store
         checks = tuple(_check(demo, task, backend, method=method, replay=replay) for demo in demos)
     finally:
         backend.close()
-    return FileCheck(path=str(path), format=demos[0].format, environment=demos[0].environment, task=task.name, demos=checks)
+    return FileCheck(
+        path=str(path), format=demos[0].format, environment=demos[0].environment, task=task.name, demos=checks
+    )
 
 
 def match_task(demos: Sequence[Demo]) -> TaskSpec | None:

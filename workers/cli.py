@@ -99,7 +99,9 @@ def tasks(
 @demos_app.command("check", epilog="Example: factory demos check my_demos.hdf5 --task stack")
 @_sentences
 def demos_check(
-    file: Annotated[Path, typer.Argument(help="HDF5 file: robosuite, robomimic/MimicGen, Isaac Lab Mimic, or our seeds.")],
+    file: Annotated[
+        Path, typer.Argument(help="HDF5 file: robosuite, robomimic/MimicGen, Isaac Lab Mimic, or our seeds.")
+    ],
     *,
     task: Annotated[str | None, typer.Option(help="Which task it shows. Default: by the file's environment.")] = None,
     segmentation: Annotated[
@@ -131,35 +133,59 @@ def generate(
     task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
     *,
     out: Annotated[Path | None, typer.Option(help="LeRobot dataset folder to make. Default: datasets/TASK.")] = None,
-    demos: Annotated[list[Path] | None, typer.Option(help="Demonstration file; repeatable. Default: shipped seeds.")] = None,
+    demos: Annotated[
+        list[Path] | None, typer.Option(help="Demonstration file; repeatable. Default: shipped seeds.")
+    ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Stop after N successes (in attempt order).")] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="Instead: exactly N attempts.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="Give up after N attempts. Default: 20 per episode.")] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(min=1, help="Give up after N attempts. Default: 20 per episode.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the job.")] = 0,
     variant: Annotated[str, typer.Option(help="Distribution of starts: D0, D1, D2.")] = "D0",
     workers: Workers = None,
-    cameras: Annotated[str, typer.Option(help="Comma-separated camera names; empty for no images.")] = "agentview,robot0_eye_in_hand",
+    cameras: Annotated[
+        str, typer.Option(help="Comma-separated camera names; empty for no images.")
+    ] = "agentview,robot0_eye_in_hand",
     size: Annotated[int, typer.Option(help="Image width and height in pixels.")] = 256,
     preset: Annotated[Literal["faithful", "fast"], typer.Option(help="Image quality.")] = "faithful",
     codec: Annotated[Literal["h264", "av1"], typer.Option(help="Video codec.")] = "h264",
-    visual_seed: Annotated[int | None, typer.Option(help="Randomise lights and textures per episode with this seed.")] = None,
-    camera_jitter: Annotated[float, typer.Option(help="Camera displacement in metres (std), with --visual-seed.")] = 0.0,
-    keep_failed: Annotated[bool, typer.Option(help="Also keep failed attempts, as a second dataset OUT-failed.")] = False,
-    noise: Annotated[float | None, typer.Option(help="Action noise, normalised (MimicGen: 0.05). Default: the task's.")] = None,
+    visual_seed: Annotated[
+        int | None, typer.Option(help="Randomise lights and textures per episode with this seed.")
+    ] = None,
+    camera_jitter: Annotated[
+        float, typer.Option(help="Camera displacement in metres (std), with --visual-seed.")
+    ] = 0.0,
+    keep_failed: Annotated[
+        bool, typer.Option(help="Also keep failed attempts, as a second dataset OUT-failed.")
+    ] = False,
+    noise: Annotated[
+        float | None, typer.Option(help="Action noise, normalised (MimicGen: 0.05). Default: the task's.")
+    ] = None,
     select: Annotated[SelectionStrategy | None, typer.Option(help="How source segments are chosen.")] = None,
     top_k: Annotated[int, typer.Option(help="With --select: draw among this many nearest.")] = 3,
-    select_per: Annotated[Literal["episode", "subtask"], typer.Option(help="Choose a source once, or per subtask.")] = "episode",
-    interpolation_steps: Annotated[int | None, typer.Option(min=0, help="Bridge length. Default: the task's (5).")] = None,
+    select_per: Annotated[
+        Literal["episode", "subtask"], typer.Option(help="Choose a source once, or per subtask.")
+    ] = "episode",
+    interpolation_steps: Annotated[
+        int | None, typer.Option(min=0, help="Bridge length. Default: the task's (5).")
+    ] = None,
     paced_bridge: Annotated[bool, typer.Option(help="Lengthen bridges that would be too fast to follow.")] = True,
     fixed_steps: Annotated[int | None, typer.Option(min=0, help="Steps to wait at a segment's start.")] = None,
-    keep: Annotated[Literal["hand", "object"], typer.Option(help="What keeps its source motion once something is held.")] = "object",
+    keep: Annotated[
+        Literal["hand", "object"], typer.Option(help="What keeps its source motion once something is held.")
+    ] = "hand",
     symmetry: Annotated[bool, typer.Option(help="Use the objects' symmetries to carry with the smallest turn.")] = True,
-    mimicgen: Annotated[bool, typer.Option("--mimicgen", help="Plain MimicGen: --keep hand --no-symmetry --no-paced-bridge.")] = False,
+    mimicgen: Annotated[
+        bool, typer.Option("--mimicgen", help="Plain MimicGen: --keep hand --no-symmetry --no-paced-bridge.")
+    ] = False,
     segmentation: Annotated[
         Literal["stored", "predicates", "automatic"], typer.Option(help="Where subtask boundaries come from.")
     ] = "stored",
     paraphrases: Annotated[bool, typer.Option(help="Vary the wording of the instruction.")] = False,
-    backend: Annotated[Literal["robosuite", "kinematic"], typer.Option(help="Simulator; kinematic has no physics.")] = "robosuite",
+    backend: Annotated[
+        Literal["robosuite", "kinematic"], typer.Option(help="Simulator; kinematic has no physics.")
+    ] = "robosuite",
     as_json: AsJson = False,
 ) -> None:
     """Generate verified episodes and write them as one LeRobot v3.0 dataset with a report.
@@ -218,7 +244,9 @@ def export(
     *,
     to: Annotated[Literal["robomimic", "lerobot"], typer.Option(help="robomimic HDF5, or LeRobot rendered anew.")],
     out: Annotated[Path, typer.Option(help="File or folder to make.")],
-    cameras: Annotated[str, typer.Option(help="For lerobot: comma-separated camera names; empty for none.")] = "agentview,robot0_eye_in_hand",
+    cameras: Annotated[
+        str, typer.Option(help="For lerobot: comma-separated camera names; empty for none.")
+    ] = "agentview,robot0_eye_in_hand",
     size: Annotated[int, typer.Option(help="For lerobot: image width and height in pixels.")] = 256,
     preset: Annotated[Literal["faithful", "fast"], typer.Option(help="For lerobot: image quality.")] = "faithful",
     codec: Annotated[Literal["h264", "av1"], typer.Option(help="For lerobot: video codec.")] = "h264",
@@ -231,7 +259,9 @@ def export(
     from workers.export import export_dataset
 
     render = _render_spec(cameras, size, preset, codec, visual_seed, camera_jitter)
-    made = export_dataset(dataset, to=to, out=out, render=render, workers=workers or processes.usable_cores(), command=_command_line())
+    made = export_dataset(
+        dataset, to=to, out=out, render=render, workers=workers or processes.usable_cores(), command=_command_line()
+    )
     if as_json:
         _say({"path": str(made)})
     else:
@@ -262,7 +292,9 @@ def inspect(
 def replay(
     episode: Annotated[str, typer.Argument(help="DATASET:INDEX for one episode, DATASET for all.")],
     *,
-    way: Annotated[Literal["actions", "seed", "both"], typer.Option(help="From stored actions, made again from the seed, or both.")] = "both",
+    way: Annotated[
+        Literal["actions", "seed", "both"], typer.Option(help="From stored actions, made again from the seed, or both.")
+    ] = "both",
     as_json: AsJson = False,
 ) -> None:
     """Play episodes again in a fresh simulator and compare every bit with what is stored.

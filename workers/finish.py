@@ -119,8 +119,8 @@ def _why_nothing(job: JobSpec, records: Sequence[AttemptRecord]) -> str:
     causes = "; ".join(f"{row.count} x {row.subtask or '-'}: {REASONS.get(row.reason, row.reason)}" for row in rows)
     return (
         f"none of {len(records)} attempts at {job.task} {job.generation.variant} succeeded (the true rate is below "
-        f"{100 * high:.0f} %), so there is no dataset to write. What went wrong: {causes}. Try `factory demos check` on "
-        f"your demonstrations, a narrower variant, or less noise."
+        f"{100 * high:.0f} %), so there is no dataset to write. What went wrong: {causes}. Try `factory demos check` "
+        f"on your demonstrations, a narrower variant, or less noise."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from workers.finish import Finished, finish_job
 from workers.jobs import JobSpec, open_work, work_folder_of
 
 _PATIENCE = 20
-"""Attempts allowed per wanted success by default: below a rate of 5 % something is wrong and waiting does not mend it."""
+"""Attempts allowed per wanted success by default: below a rate of 5 % something is wrong, and waiting does not help."""
 _LEAST_ATTEMPTS = 100
 """... but never fewer than this, so that small jobs are not ended by bad luck."""
 
@@ -64,7 +64,8 @@ def seeds_path(task: str) -> Path:
 
 def load_demos(task: str, files: Sequence[Path]) -> tuple[Demo, ...]:
     """Return the demos of the given files, or the shipped seeds when there are none."""
-    return tuple(demo for path in files or [seeds_path(task)] for demo in read_demos(path))
+    # A demo is known by the file it is read from now, whatever file it was first written to.
+    return tuple(replace(demo, path=str(path)) for path in files or [seeds_path(task)] for demo in read_demos(path))
 
 
 def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
@@ -123,5 +124,3 @@ def _already_there(out: Path, job: JobSpec) -> Finished:
         attempts=facts.episodes,
         rule="already finished",
     )
-
-

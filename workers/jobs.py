@@ -75,26 +75,21 @@ class JobSpec:
 
 def job_from_json(value: Mapping[str, Any]) -> JobSpec:
     """Return the job that `JobSpec.to_json` wrote."""
-    render = value["render"]
-    return JobSpec(
-        **{
-            **value,
-            "generation": generation_from_json(value["generation"]),
-            "render": None if render is None else RenderSpec(**{**render, "cameras": tuple(render["cameras"])}),
-        }
-    )
+    fields: dict[str, Any] = {**value, "generation": generation_from_json(value["generation"])}
+    if value["render"] is not None:
+        render: dict[str, Any] = {**value["render"], "cameras": tuple(value["render"]["cameras"])}
+        fields["render"] = RenderSpec(**render)
+    return JobSpec(**fields)
 
 
 def generation_from_json(value: Mapping[str, Any]) -> GenerationSpec:
     """Return generation settings from their JSON form."""
-    jitter, selection = value["end_jitter_steps"], value["selection"]
-    return GenerationSpec(
-        **{
-            **value,
-            "end_jitter_steps": None if jitter is None else tuple(jitter),
-            "selection": None if selection is None else Selection(**selection),
-        }
-    )
+    fields = dict(value)
+    if fields["end_jitter_steps"] is not None:
+        fields["end_jitter_steps"] = tuple(fields["end_jitter_steps"])
+    if fields["selection"] is not None:
+        fields["selection"] = Selection(**fields["selection"])
+    return GenerationSpec(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +147,8 @@ def open_work(out: Path, job: JobSpec, demos: tuple[Demo, ...]) -> tuple[WorkFol
             a, b = there.to_json(), job.to_json()
             differing = sorted(_differences(a, b))
             raise SpecError(
-                f"{work.root} holds unfinished work of another job (different: {', '.join(differing)}); run that command again "
-                f"to finish it, choose another --out, or remove the folder"
+                f"{work.root} holds unfinished work of another job (different: {', '.join(differing)}); run that command "
+                f"again to finish it, choose another --out, or remove the folder"
             )
         return work, job
     fresh.replace(work.sources_file)
@@ -212,10 +207,6 @@ class Records:
 
 def record_from_json(value: Mapping[str, Any]) -> AttemptRecord:
     """Return an attempt record from its JSON form."""
-    return AttemptRecord(
-        **{
-            **value,
-            "sources": tuple(value["sources"]),
-            "start_poses": {name: tuple(pose) for name, pose in value["start_poses"].items()},
-        }
-    )
+    fields: dict[str, Any] = {**value, "sources": tuple(value["sources"])}
+    fields["start_poses"] = {name: tuple(pose) for name, pose in value["start_poses"].items()}
+    return AttemptRecord(**fields)

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from factory import lerobot
@@ -99,8 +100,8 @@ def frames_at(path: Path, numbers: Sequence[int], *, fps: int) -> list[Image]:
                 wanted = Fraction(number, fps)
                 container.seek(round(wanted / (stream.time_base or 1)), stream=stream)
                 image = next(f for f in container.decode(stream) if Fraction(f.pts or 0) * (f.time_base or 1) >= wanted)
-                images.append(image.to_ndarray(format="rgb24"))
-    except (av.FFmpegError, IndexError, StopIteration) as error:
+                images.append(image.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
+    except (FFmpegError, IndexError, StopIteration) as error:
         raise DatasetError(f"video {path}: frame {numbers[len(images)]} cannot be decoded: {error}") from error
     return images
 

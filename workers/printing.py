@@ -103,7 +103,10 @@ def _demo_facts(demo: DemoCheck) -> dict[str, Any]:
 
 def print_check(check: FileCheck) -> None:
     """Print what was found in a demonstration file."""
-    out.print(f"[bold]{check.path}[/]: {len(check.demos)} demonstrations, {check.format} format, environment {check.environment!r}")
+    out.print(
+        f"[bold]{check.path}[/]: {len(check.demos)} demonstrations, {check.format} format, "
+        f"environment {check.environment!r}"
+    )
     table = Table()
     for heading in ("demo", "steps", "ends in success", "replays", "cut at", "sources"):
         table.add_column(heading)
@@ -113,7 +116,9 @@ def print_check(check: FileCheck) -> None:
             for segments in demo.segments.values()
         )
         usable = "[red]no[/]" if demo.problem else "yes"
-        table.add_row(demo.name, str(demo.steps), _yes(demo.success_by_state), _yes(demo.success_by_replay), cuts or "-", usable)
+        table.add_row(
+            demo.name, str(demo.steps), _yes(demo.success_by_state), _yes(demo.success_by_replay), cuts or "-", usable
+        )
     out.print(table)
     for demo in check.demos:
         if demo.problem:
@@ -124,10 +129,13 @@ def print_check(check: FileCheck) -> None:
     if tried:
         again = sum(bool(d.success_by_replay) for d in tried)
         out.print(
-            f"Actions replayed open loop reach success again in {again} of {len(tried)}. Generation reads poses from states, so "
-            "a demo that does not replay can still be a good source."
+            f"Actions replayed open loop reach success again in {again} of {len(tried)}. Generation reads poses from states, "
+            "so a demo that does not replay can still be a good source."
         )
-    out.print(f"{check.usable} of {len(check.demos)} can be sources" + (f" for task [bold]{check.task}[/]." if check.task else "."))
+    out.print(
+        f"{check.usable} of {len(check.demos)} can be sources"
+        + (f" for task [bold]{check.task}[/]." if check.task else ".")
+    )
 
 
 def _yes(value: bool | None) -> str:
@@ -153,7 +161,9 @@ class Progress:
             disable=quiet,
         )
         wanted = request.episodes if request.attempts is None else request.attempts
-        self._trying = self._bars.add_task(f"{request.task} {request.generation.variant}", total=wanted, note="starting workers")
+        self._trying = self._bars.add_task(
+            f"{request.task} {request.generation.variant}", total=wanted, note="starting workers"
+        )
         self._drawing: Any = None
 
     def __enter__(self) -> Progress:
@@ -195,7 +205,9 @@ def print_finished(finished: Finished) -> None:
             f"({100 * rate:.0f} %, 95 % interval {100 * low:.0f}-{100 * high:.0f} %)"
         )
         if finished.rule == "max_attempts":
-            out.print("[yellow]stopped at the attempt limit[/]; raise --max-attempts to go on, or look at the report for why")
+            out.print(
+                "[yellow]stopped at the attempt limit[/]; raise --max-attempts to go on, or look at the report for why"
+            )
     out.print(f"  dataset  {finished.root}\n  report   {finished.report}")
     if finished.failed_root is not None:
         out.print(f"  failures {finished.failed_root}")
@@ -219,12 +231,17 @@ def print_replay(result: Replay) -> None:
 
 def print_inspection(facts: Mapping[str, Any]) -> None:
     """Print what a dataset holds."""
-    out.print(f"[bold]{facts['root']}[/]  {facts['task']} {facts['variant']}, robot {facts['robot_type']}, {facts['fps']} Hz")
-    out.print(f"{facts['episodes']} episodes, {facts['frames']} frames, {facts['hours']:.2f} h; cameras: {', '.join(facts['cameras']) or 'none'}")
+    out.print(
+        f"[bold]{facts['root']}[/]  {facts['task']} {facts['variant']}, robot {facts['robot_type']}, {facts['fps']} Hz"
+    )
+    out.print(
+        f"{facts['episodes']} episodes, {facts['frames']} frames, {facts['hours']:.2f} h; cameras: "
+        f"{', '.join(facts['cameras']) or 'none'}"
+    )
     rate = facts["success_rate"]
     out.print(
-        f"success held {100 * rate['held']:.1f} % (95 % interval {100 * rate['low']:.1f}-{100 * rate['high']:.1f} %), touched "
-        f"{100 * rate['touched']:.1f} % of {rate['attempts']} attempts"
+        f"success held {100 * rate['held']:.1f} % (95 % interval {100 * rate['low']:.1f}-{100 * rate['high']:.1f} %), "
+        f"touched {100 * rate['touched']:.1f} % of {rate['attempts']} attempts"
     )
     if facts["failures"]:
         table = Table(title="Failures", title_justify="left")
@@ -237,7 +254,9 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
     for heading in ("column", "type", "min", "mean", "max"):
         table.add_column(heading, overflow="fold")
     for row in facts["columns"]:
-        table.add_row(row["name"], f"{row['dtype']}{row['shape']}", *(_numbers(row.get(k)) for k in ("min", "mean", "max")))
+        table.add_row(
+            row["name"], f"{row['dtype']}{row['shape']}", *(_numbers(row.get(k)) for k in ("min", "mean", "max"))
+        )
     out.print(table)
     out.print("made by " + ", ".join(f"{k} {v}" for k, v in facts["executor"].items()))
     if facts["verified"]:

@@ -7,8 +7,6 @@ again. One run at a time per dataset.
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,6 +21,7 @@ from factory.episodes import add_clips, list_renders, read_shard, render_digest
 from factory.errors import BackendError, EpisodeError, FactoryError
 from factory.specs import RenderSpec
 from factory.video import ClipWriter
+from sim_tasks.backends import opengl
 from sim_tasks.catalog import find_task
 from workers.processes import SPAWN, become_worker
 
@@ -110,7 +109,7 @@ def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
 
     Row t shows the state before action t, so the state after the last action is not drawn.
     """
-    from sim_tasks.backends.rendering import visual_stream  # noqa: PLC0415 - see _draw_for_parent
+    from sim_tasks.backends.rendering import visual_stream  # noqa: PLC0415 - see _open_renderer
 
     spec, episode = renderer.spec, read_shard(shard)
     rows, fps = len(episode), round(episode.control_hz)
@@ -194,12 +193,8 @@ def _stop(children: Mapping[Connection, Any], *, at_once: bool) -> None:
 def _draw_for_parent(pipe: Connection, task: str, spec: RenderSpec) -> None:
     """Draw shards until the parent hangs up: the whole life of a child process."""
     become_worker()
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when mujoco is imported
     try:
-        from sim_tasks.backends.rendering import EpisodeRenderer  # noqa: PLC0415 - brings mujoco, which only children need
-
-        with EpisodeRenderer(find_task(task), spec) as renderer:
+        with _open_renderer(task, spec) as renderer:
             while (shard := _next(pipe)) is not None:
                 start = time.process_time()
                 rows = render_shard(renderer, shard)
@@ -208,6 +203,16 @@ def _draw_for_parent(pipe: Connection, task: str, spec: RenderSpec) -> None:
         pipe.send(error)
     except Exception:  # noqa: BLE001 - the outermost loop of a process: the parent has to hear of anything
         pipe.send(BackendError(f"a render process failed:\n{traceback.format_exc()}"))
+
+
+def _open_renderer(task: str, spec: RenderSpec) -> EpisodeRenderer:
+    # MUJOCO_GL is left as the user has it. Set here, a missing library would already break the import of mujoco; unset,
+    # the renderer opens EGL by itself.
+    try:
+        from sim_tasks.backends.rendering import EpisodeRenderer  # noqa: PLC0415 - brings mujoco, only children need it
+    except (AttributeError, OSError) as error:
+        raise opengl.missing(error) from error
+    return EpisodeRenderer(find_task(task), spec)
 
 
 def _next(pipe: Connection) -> Path | None:

@@ -45,7 +45,9 @@ class Replay:
     same_machine: bool
 
 
-def replay_dataset(root: Path, *, episode: int | None = None, ways: tuple[str, ...] = ("actions", "seed")) -> Iterator[Replay]:
+def replay_dataset(
+    root: Path, *, episode: int | None = None, ways: tuple[str, ...] = ("actions", "seed")
+) -> Iterator[Replay]:
     """Yield a comparison for each episode and way.
 
     Raises:
@@ -127,7 +129,9 @@ def _first_difference(what: str, stored: np.ndarray, again: np.ndarray) -> str:
     if len(stored) != len(again):
         return f"{what} has {len(again)} rows, stored are {len(stored)}"
     # Compared as bytes: -0.0 and 0.0, or two kinds of NaN, are different bits.
-    same = (np.ascontiguousarray(stored).view(np.uint8) == np.ascontiguousarray(again).view(np.uint8)).reshape(len(stored), -1)
+    same = (np.ascontiguousarray(stored).view(np.uint8) == np.ascontiguousarray(again).view(np.uint8)).reshape(
+        len(stored), -1
+    )
     if same.all():
         return ""
     row = int(np.flatnonzero(~same.all(axis=1))[0])

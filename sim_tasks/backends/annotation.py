@@ -1,5 +1,6 @@
 """Reads a stored demo in a MuJoCo scene: states become poses, targets, gripper commands and signals."""
 
+# pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import mujoco
@@ -34,14 +35,12 @@ def annotate(
     if demo.T_world_eef and demo.T_world_object:
         return _from_poses(demo, task)
     raise DemoError(
-        f"{demo.path}, {demo.name}: states have width {demo.states.shape[1] if demo.states.ndim == 2 else 0}, the scene of "
-        f"task {task.name!r} has {width} (time + {model.nq} positions + {model.nv} velocities), and no poses are stored"
+        f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, the scene of "
+        f"task {task.name!r} needs (T, {width}): time, {model.nq} positions, {model.nv} velocities; no poses stored"
     )
 
 
-def load_state(
-    demo: Demo, row: int, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData
-) -> tuple[str, ...]:
+def load_state(demo: Demo, row: int, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData) -> tuple[str, ...]:
     """Write one stored state, and the fixed bodies' stored poses, into a scene; returns the bodies that were edited.
 
     Raises:
@@ -49,7 +48,9 @@ def load_state(
     """
     width = 1 + model.nq + model.nv
     if demo.states.ndim != 2 or demo.states.shape[1] != width or not len(demo.states):
-        raise DemoError(f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, the scene needs (T, {width})")
+        raise DemoError(
+            f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, the scene needs (T, {width})"
+        )
     edited = _fix_bodies(demo, task, model, data)
     data.time = demo.states[row, 0]
     data.qpos[:] = demo.states[row, 1 : 1 + model.nq]
@@ -96,7 +97,9 @@ def _from_poses(demo: Demo, task: TaskSpec) -> AnnotatedDemo:
     objects = {task.aliases.get(k, k): v for k, v in demo.T_world_object.items()}
     missing = set(task.scene.objects) - set(objects)
     if missing:
-        raise DemoError(f"{demo.path}, {demo.name}: no poses of {sorted(missing)}; stored objects are {sorted(objects)}")
+        raise DemoError(
+            f"{demo.path}, {demo.name}: no poses of {sorted(missing)}; stored objects are {sorted(objects)}"
+        )
     eefs = dict(zip(task.robot.eefs, demo.T_world_eef.values(), strict=True))
     targets = dict(zip(task.robot.eefs, demo.T_world_eef_target.values(), strict=True)) or eefs
     grippers = {name: demo.actions[:, slice(*eef.gripper_action)].copy() for name, eef in task.robot.eefs.items()}
@@ -139,8 +142,8 @@ def _fix_bodies(demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.
             continue
         if spec.frame != f"body:{spec.body}":
             raise DemoError(
-                f"{demo.path}, {demo.name}: object {name!r} is fixed in the world, so its frame must be body:{spec.body} to be "
-                f"restored from stored poses; it is {spec.frame!r}"
+                f"{demo.path}, {demo.name}: object {name!r} is fixed in the world, so its frame must be body:{spec.body} "
+                f"to be put where it stood; it is {spec.frame!r}"
             )
         xyz_quat = poses.xyz_quat_wxyz_from_pose(stored[name][0])
         model.body_pos[body], model.body_quat[body] = xyz_quat[:3], xyz_quat[3:]

@@ -4,6 +4,7 @@ Two things changed under robosuite: `mj_fullM` takes `(model, data, dst)` and `M
 longer equals the joint-type enum it came from. Both are repaired here, nowhere else.
 """
 
+# pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import logging
@@ -42,7 +43,7 @@ def _qvel_address(model: MjModel, name: str) -> int | tuple[int, int]:
     return start if width == 1 else (start, start + width)
 
 
-def _update(controller: Controller, force: bool = False) -> None:  # noqa: FBT001, FBT002 - robosuite's signature
+def _update(controller: Controller, force: bool = False) -> None:
     """Read the arm's state once per simulation step, as the original does, with the mass matrix of newer MuJoCo."""
     if not (controller.new_update or force):
         return
@@ -54,6 +55,6 @@ def _update(controller: Controller, force: bool = False) -> None:  # noqa: FBT00
     controller.joint_pos = np.array(data.qpos[controller.qpos_index])
     controller.joint_vel = np.array(data.qvel[controller.qvel_index])
     full = np.empty((controller.sim.model.nv, controller.sim.model.nv))
-    mujoco.mj_fullM(controller.sim.model._model, data._data, full)
+    mujoco.mj_fullM(controller.sim.model._model, data._data, full)  # noqa: SLF001 - robosuite wraps MuJoCo's objects
     controller.mass_matrix = full[controller.qvel_index, :][:, controller.qvel_index]
     controller.new_update = False

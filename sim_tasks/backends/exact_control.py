@@ -5,6 +5,7 @@ Within a control step robosuite looks up names, copies, and asks MuJoCo for the 
 order, with robosuite's own compiled functions. Goals are still set by robosuite itself, at the first substep.
 """
 
+# pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from typing import Any
@@ -82,7 +83,5 @@ class ExactArm:
         _, inertia_pos, inertia_ori, nullspace = opspace_matrices(mass, self._J, self._J_pos, self._J_ori)
         wrench = np.concatenate([np.dot(inertia_pos, force), np.dot(inertia_ori, torque)])
         torques = np.dot(self._J.T, wrench) + self._bias[dofs]
-        torques += nullspace_torques(
-            mass, nullspace, part.initial_joint, self._qpos[part.qpos_index], self._qvel[dofs]
-        )
+        torques += nullspace_torques(mass, nullspace, part.initial_joint, self._qpos[part.qpos_index], self._qvel[dofs])
         self._ctrl[self._actuators] = np.minimum(np.maximum(torques, self._low), self._high)

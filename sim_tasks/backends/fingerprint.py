@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.core._multiarray_umath import __cpu_features__  # pyright: ignore[reportAttributeAccessIssue]
 
 _ASSET = re.compile(r'file="([^"]+)"')
 _PACKAGES = ("robosuite", "mujoco", "numpy", "numba", "trajectory-factory")
@@ -51,6 +52,4 @@ def _version(package: str) -> str:
 
 
 def _cpu_features() -> list[str]:
-    from numpy.core._multiarray_umath import __cpu_features__
-
     return [platform.machine(), *(name for name, there in __cpu_features__.items() if there), np.__version__]

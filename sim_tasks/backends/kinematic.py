@@ -8,7 +8,7 @@ asks; a box inside closing fingers sticks to them; a released box drops at once 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -50,7 +50,9 @@ class KinematicBackend:
             BackendError: the task's scene is not a table with boxes.
         """
         if task.scene.base != "table":
-            raise BackendError(f"the kinematic backend simulates scene base 'table', task {task.name!r} has {task.scene.base!r}")
+            raise BackendError(
+                f"the kinematic backend simulates scene base 'table', task {task.name!r} has {task.scene.base!r}"
+            )
         self.task = task
         self.num_envs = num_envs
         self._boxes = tuple(task.scene.boxes)
@@ -64,7 +66,7 @@ class KinematicBackend:
     def reset(
         self, env: int, placements: Mapping[str, Array], rng: np.random.Generator, *, joint_noise_rad: float = 0.02
     ) -> SceneState:
-        """Start an environment; hands start above the table, displaced by a centimetre per 0.01 rad of posture noise."""
+        """Start an environment; hands start above the table, 1 cm off per 0.01 rad of posture noise."""
         missing = set(self._boxes) - set(placements)
         if missing:
             raise BackendError(f"task {self.task.name!r}: no placement for {sorted(missing)}")
@@ -112,7 +114,7 @@ class KinematicBackend:
 
     def play(self, env: int, actions: NDArray[np.float32]) -> BlockResult:
         """Apply recorded actions as they are."""
-        return self._collect(env, [row.astype(np.float64) for row in actions])
+        return self._collect(env, (row.astype(np.float64) for row in actions))
 
     def annotate(self, demo: Demo) -> AnnotatedDemo:
         """Read a demo recorded by this backend: states are time and the flat state."""
@@ -158,13 +160,13 @@ class KinematicBackend:
     def _run(self, env: int, commands: Commands) -> BlockResult:
         lengths = {len(c) for c in commands.values()}
         if set(commands) != set(self._hands) or len(lengths) != 1:
-            raise BackendError(f"commands for {sorted(commands)} of lengths {sorted(lengths)}; expected one length for each of {sorted(self._hands)}")
+            raise BackendError(
+                f"commands for {sorted(commands)} of lengths {sorted(lengths)}; expected one length for each of "
+                f"{sorted(self._hands)}"
+            )
         length = lengths.pop()
 
-        def rows() -> list:
-            return [lambda step=step: self._action(env, commands, step) for step in range(length)]
-
-        return self._collect(env, rows())
+        return self._collect(env, (self._action(env, commands, step) for step in range(length)))
 
     def _action(self, env: int, commands: Commands, step: int) -> Array:
         action = np.zeros(self.task.robot.action_dim)
@@ -183,14 +185,14 @@ class KinematicBackend:
             action[slice(*eef.gripper_action)] = np.float32(gripper)
         return action
 
-    def _collect(self, env: int, rows: list) -> BlockResult:
+    def _collect(self, env: int, rows: Iterable[Array]) -> BlockResult:
+        """Execute actions one after the other; each is asked for only when the one before has been executed."""
         done: list[Array] = []
         scenes: list[SceneState] = []
         states: list[Array] = []
         times: list[float] = []
         commanded: dict[str, list[Array]] = {name: [] for name in self._hands}
-        for row in rows:
-            action = row() if callable(row) else row
+        for action in rows:
             for name, eef in self.task.robot.eefs.items():
                 pose_action = np.clip(action[slice(*eef.arm_action)], -1.0, 1.0)
                 here = self._hand_pose(self._states[env], name)
@@ -218,7 +220,11 @@ class KinematicBackend:
             held = int(state[hand + 8])
             if held >= 0 and closing:
                 box = held * 7
-                carried = self._hand_pose(state, name) @ poses.inverse(before) @ poses.pose_from_xyz_quat_wxyz(state[box : box + 7])
+                carried = (
+                    self._hand_pose(state, name)
+                    @ poses.inverse(before)
+                    @ poses.pose_from_xyz_quat_wxyz(state[box : box + 7])
+                )
                 state[box : box + 7] = poses.xyz_quat_wxyz_from_pose(carried)
                 opening = state[hand + 7]
             elif closing:
@@ -249,7 +255,9 @@ class KinematicBackend:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def _scene(self, state: Array) -> SceneState:
-        objects = {name: poses.pose_from_xyz_quat_wxyz(state[i * 7 : i * 7 + 7])[None] for i, name in enumerate(self._boxes)}
+        objects = {
+            name: poses.pose_from_xyz_quat_wxyz(state[i * 7 : i * 7 + 7])[None] for i, name in enumerate(self._boxes)
+        }
         return SceneState(
             T_world_object=objects,
             T_world_eef={name: self._hand_pose(state, name)[None] for name in self._hands},
@@ -257,7 +265,7 @@ class KinematicBackend:
             velocity={name: np.zeros((1, 6)) for name in self._boxes},
             joints={
                 **{f"{name}_arm": state[None, self._hand(name) : self._hand(name) + 7].copy() for name in self._hands},
-                **{f"{name}_gripper": state[None, self._hand(name) + 7 : self._hand(name) + 8].copy() for name in self._hands},
+                **{f"{name}_gripper": self._fingers(state, name)[None] for name in self._hands},
             },
             contacts={f"{a}|{b}": np.array([self._touch(state, a, b)]) for a, b in self.task.scene.contacts},
         )
@@ -279,6 +287,11 @@ class KinematicBackend:
 
     def _half(self, box: int) -> Array:
         return np.array(self.task.scene.boxes[self._boxes[box]].half_size_m)
+
+    def _fingers(self, state: Array, name: str) -> Array:
+        eef = self.task.robot.eefs[name]
+        opened, closed = np.array(eef.joints_open), np.array(eef.joints_closed)
+        return closed + (opened - closed) * state[self._hand(name) + 7] / _OPEN_M
 
     def _hand(self, name: str) -> int:
         return len(self._boxes) * 7 + self._hands.index(name) * 9

@@ -36,10 +36,19 @@ def open_context(width: int, height: int) -> Any:
     try:
         return importlib.import_module(_CONTEXTS[asked]).GLContext(width, height)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        # PyOpenGL answers a missing library with an AttributeError on None, far from its cause.
-        other = "osmesa" if asked != "osmesa" else "egl"
-        raise BackendError(
-            f"no OpenGL through {asked} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}): {error}. "
-            f"Install it with `apt-get install {_PACKAGES.get(asked, _PACKAGES['egl'])}`, or "
-            f"`apt-get install {_PACKAGES[other]}` and set MUJOCO_GL={other}"
-        ) from error
+        raise missing(error) from error
+
+
+def missing(error: Exception) -> BackendError:
+    """Return the sentence for what went wrong while OpenGL was loaded.
+
+    PyOpenGL answers a missing library with an AttributeError on None, far from its cause; when MUJOCO_GL is set, that
+    already happens while mujoco is imported.
+    """
+    asked = platform_name()
+    other = "osmesa" if asked != "osmesa" else "egl"
+    return BackendError(
+        f"no OpenGL through {asked} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}): {error}. "
+        f"Install it with `apt-get install {_PACKAGES.get(asked, _PACKAGES['egl'])}`, or "
+        f"`apt-get install {_PACKAGES[other]}` and set MUJOCO_GL={other}"
+    )

@@ -1,5 +1,8 @@
 """Pictures of recorded states: the pixels of an episode, made after its physics."""
 
+# pyright: reportAttributeAccessIssue=false
+# mujoco's functions and types come from a compiled module without stubs.
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

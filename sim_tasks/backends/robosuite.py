@@ -4,6 +4,7 @@ One compiled model serves all environments of a backend: an environment is a sna
 turn. Results therefore cannot depend on how many environments there are.
 """
 
+# pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import time
@@ -201,7 +202,9 @@ class RobosuiteBackend:
         if env == self._active:
             return
         if env not in self._saved:
-            raise BackendError(f"environment {env} was never reset; this backend holds environments 0..{self.num_envs - 1}")
+            raise BackendError(
+                f"environment {env} was never reset; this backend holds environments 0..{self.num_envs - 1}"
+            )
         self._leave()
         self._load(self._saved[env])
         self._active = env
@@ -217,7 +220,9 @@ class RobosuiteBackend:
         controller: dict[str, Array] = {}
         for arm, part in self._arm_controllers():
             controller[f"{arm}.initial_joint"] = np.array(part.initial_joint, float)
-            controller[f"{arm}.gripper_action"] = np.atleast_1d(np.array(self._robot.gripper[arm].current_action, float))
+            controller[f"{arm}.gripper_action"] = np.atleast_1d(
+                np.array(self._robot.gripper[arm].current_action, float)
+            )
         for name, hand in self._hands.items():
             if hand.T_world_target is not None and hand.gripper is not None:
                 controller[f"{name}.T_world_target"] = hand.T_world_target.copy()
@@ -296,8 +301,8 @@ class RobosuiteBackend:
         length = len(next(iter(commands.values())))
         if set(commands) != set(self._hands) or any(len(c) != length for c in commands.values()):
             raise BackendError(
-                f"commands for {sorted(commands)} of lengths {[len(c) for c in commands.values()]}; expected one of equal "
-                f"length for each of {sorted(self._hands)}"
+                f"commands for {sorted(commands)} of lengths {[len(c) for c in commands.values()]}; expected one of "
+                f"equal length for each of {sorted(self._hands)}"
             )
         recording = _Recording(self, length)
         for step in range(length):
@@ -310,19 +315,18 @@ class RobosuiteBackend:
 
     def _command(self, name: str, command: Block | Hold, step: int, action: Array) -> None:
         eef, hand = self.task.robot.eefs[name], self._hands[name]
-        T_world_eef = self._reader.eef_pose(name)
+        T_world_eef, noise = self._reader.eef_pose(name), np.zeros(6)
+        target, gripper = hand.T_world_target, hand.gripper
         if isinstance(command, Block):
-            hand.T_world_target = command.T_world_eef[step]
-            hand.gripper = np.asarray(command.gripper[step], float)
+            target, gripper = command.T_world_eef[step], np.asarray(command.gripper[step], float)
             noise = command.action_noise[step]
-        else:
-            if hand.T_world_target is None or hand.gripper is None:
-                hand.T_world_target = T_world_eef.copy()
-                hand.gripper = np.full(eef.gripper_action[1] - eef.gripper_action[0], -eef.gripper_closed)
-            noise = np.zeros(6)
+        elif target is None or gripper is None:
+            target = T_world_eef.copy()
+            gripper = np.full(eef.gripper_action[1] - eef.gripper_action[0], -eef.gripper_closed)
+        hand.T_world_target, hand.gripper = target, gripper
         base = self._reader.base_pose(name)
-        action[slice(*eef.arm_action)] = actions.execute(T_world_eef, hand.T_world_target, noise, base, eef)
-        action[slice(*eef.gripper_action)] = np.float32(hand.gripper)
+        action[slice(*eef.arm_action)] = actions.execute(T_world_eef, target, noise, base, eef)
+        action[slice(*eef.gripper_action)] = np.float32(gripper)
 
     def _control_step(self, action: Array) -> bool:
         began = time.perf_counter()
@@ -347,7 +351,11 @@ class _Recording:
         model = backend._model  # noqa: SLF001
         self._actions = np.empty((length, backend.task.robot.action_dim), np.float32)
         self._commanded = {name: np.empty((length, 4, 4)) for name in backend.task.robot.eefs}
-        self._states = {"time": np.empty((length, 1)), "qpos": np.empty((length, model.nq)), "qvel": np.empty((length, model.nv))}
+        self._states = {
+            "time": np.empty((length, 1)),
+            "qpos": np.empty((length, model.nq)),
+            "qvel": np.empty((length, model.nv)),
+        }
         self._rows = backend._reader.allocate(length)  # noqa: SLF001
         self._done = 0
         self._stable = True

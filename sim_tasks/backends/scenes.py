@@ -1,5 +1,6 @@
 """Builds a robosuite environment from a task's scene data."""
 
+# pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import importlib
@@ -76,7 +77,8 @@ def build_environment(task: TaskSpec) -> Any:
         environment = make(**options)
     except (TypeError, ValueError, KeyError) as error:
         raise BackendError(
-            f"task {task.name!r}: scene base {task.scene.base!r} could not be built with options {sorted(task.scene.options)}: {error}"
+            f"task {task.name!r}: scene base {task.scene.base!r} could not be built with options "
+            f"{sorted(task.scene.options)}: {error}"
         ) from error
     environment.reset()
     return environment

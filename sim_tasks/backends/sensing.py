@@ -1,5 +1,6 @@
 """Reads a `SceneState` out of MuJoCo's arrays."""
 
+# pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ class SceneReader:
     # --- contacts ---------------------------------------------------------------------------------------------------
 
     def _contact_masks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Give every contact group a bit; return the two bits of each pair ``(p, 2)`` and each geom's bits ``(ngeom,)``."""
+        """Give every contact group a bit; return each pair's two ``(p, 2)`` and each geom's ``(ngeom,)``."""
         groups = {name: spec.contact for name, spec in self._task.scene.objects.items()}
         for eef in self._task.robot.eefs.values():
             groups.update(eef.fingers)
@@ -164,8 +165,8 @@ class SceneReader:
         for name in dict.fromkeys(side for pair in self._pairs for side in pair):
             if not groups.get(name):
                 raise BackendError(
-                    f"task {self._task.name!r}: contact group {name!r} is empty; it must be an object with `contact` or one "
-                    f"of the robot's finger groups {sorted(groups)}"
+                    f"task {self._task.name!r}: contact group {name!r} is empty; it must be an object with `contact` "
+                    f"or one of the robot's finger groups {sorted(groups)}"
                 )
             bits[name] = 1 << len(bits)
             for part in groups[name]:

@@ -1,5 +1,6 @@
 """A person moves the hand in robosuite's viewer, with robosuite's own keyboard or SpaceMouse device."""
 
+# pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import os

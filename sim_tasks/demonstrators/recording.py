@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,9 @@ from factory.errors import SpecError, unknown_name
 from factory.placements import sample_placements
 from factory.scene import SceneState, concatenate, take
 from factory.sim import BlockResult, Hold, SimBackend
-from factory.specs import TaskSpec
+from factory.specs import ResetSpec, TaskSpec
 from sim_tasks.demonstrators import can, cubes, door, square
-from sim_tasks.demonstrators.strokes import ScriptOf, block, draw_style
+from sim_tasks.demonstrators.strokes import Script, ScriptOf, block, draw_style
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class Performance:
 
     Attributes:
         demo: what was recorded.
-        success: the task's success, held for `success_hold_steps` after the last recorded step.
+        success: the task's success at the last recorded step, and for `success_hold_steps` of holding still after it.
     """
 
     demo: Demo
@@ -76,91 +76,100 @@ def record(
     for attempt in range(count * _TRIES_PER_DEMO):
         if len(demos) == count:
             break
-        # The k-th demonstration is one of an object turned into the k-th part of the circle, see `start`.
-        tried = perform(task, backend, seed=seed, attempt=attempt, variant=variant, part=(len(demos), count))
+        tried = perform(task, backend, seed=seed, attempt=attempt, index=len(demos), count=count, variant=variant)
         if tried.success:
             demos.append(tried.demo)
         if progress is not None:
             progress(len(demos), attempt + 1)
     if len(demos) < count:
         raise SpecError(
-            f"the script of task {task.name!r} succeeded {len(demos)} times in {count * _TRIES_PER_DEMO} tries"
+            f"the script of task {task.name!r} succeeded {len(demos)} times in {count * _TRIES_PER_DEMO} tries, "
+            f"{count} were wanted"
         )
     return tuple(demos)
 
 
 def perform(
-    task: TaskSpec, backend: SimBackend, *, seed: int, attempt: int, variant: str = "D0", part: tuple[int, int] = (0, 1)
+    task: TaskSpec, backend: SimBackend, *, seed: int, attempt: int, index: int, count: int, variant: str = "D0"
 ) -> Performance:
-    """Play the task's script once and return what was recorded."""
+    """Play the task's script once, as demonstration `index` of `count`, and return what was recorded.
+
+    The numbers are written into the demo's attributes: the same ones give the same demonstration again.
+    """
     if task.name not in SCRIPTS:
         raise SpecError(unknown_name("script for task", task.name, SCRIPTS))
-    scene, rng = start(task, backend, seed=seed, attempt=attempt, variant=variant, part=part)
-    eef = task.robot.eefs["right"]
-    begin = backend.sim_state(0)
-    states = [np.concatenate([begin[key] for key in ("time", "qpos", "qvel")])[None]]
-    scenes: list[SceneState] = []
-    actions: list[NDArray[np.float32]] = []
-    target = scene.T_world_eef["right"][-1]
-    script = SCRIPTS[task.name](scene, draw_style(rng))
-    stroke = next(script, None)
-    while stroke is not None:
-        commands = block(target, stroke, control_hz=task.robot.control_hz, closed_command=eef.gripper_closed)
-        result = backend.advance({0: {"right": commands}})[0]
-        actions.append(result.actions)
-        states.append(_rows(result))
-        scenes.append(result.scene)
-        target = commands.T_world_eef[-1]
-        try:
-            stroke = script.send(take(result.scene, -1))
-        except StopIteration:
-            stroke = None
-    success = bool(task.success(scenes[-1])[-1])
+    scene, rng = start(task, backend, seed=seed, attempt=attempt, index=index, count=count, variant=variant)
+    state = backend.sim_state(0)
+    played = list(_play(task, backend, scene, SCRIPTS[task.name](scene, draw_style(rng))))
+    success = bool(task.success(played[-1].scene)[-1])
     held = backend.advance({0: {"right": Hold(steps=task.success_hold_steps)}})[0]
-    recorded = np.concatenate(actions)
-    attributes = {"seed": str(seed), "attempt": str(attempt), "variant": variant, "part": f"{part[0]}/{part[1]}"}
+    numbers = {"seed": seed, "attempt": attempt, "index": index, "count": count, "variant": variant}
+    moved = concatenate([result.scene for result in played])
     demo = Demo(
-        name=f"demo_{part[0]}",
+        name=f"demo_{index}",
         path="",
         format="seeds",
         environment=task.name,
         control_hz=float(task.robot.control_hz),
-        actions=recorded.astype(np.float64),
-        states=np.concatenate(states),
-        T_world_object=_fixed(scenes),
-        attributes={**attributes, "demonstrator": VERSION},
+        actions=np.concatenate([result.actions for result in played]).astype(np.float64),
+        states=np.concatenate([flat(state)[None], *(flat(result.sim_states) for result in played)]),
+        # What never moved is fixed in the world: it is not part of the simulator's state, so its pose is kept here.
+        T_world_object={name: T for name, T in moved.T_world_object.items() if not moved.velocity[name].any()},
+        attributes={"demonstrator": VERSION, **{key: str(value) for key, value in numbers.items()}},
     )
     return Performance(demo=demo, success=success and bool(task.success(held.scene).all()))
 
 
 def start(
-    task: TaskSpec, backend: SimBackend, *, seed: int, attempt: int, variant: str, part: tuple[int, int]
+    task: TaskSpec, backend: SimBackend, *, seed: int, attempt: int, index: int, count: int, variant: str = "D0"
 ) -> tuple[SceneState, np.random.Generator]:
-    """Bring environment 0 to the settled start of a try; returns the scene and the generator the script goes on with.
-
-    `part` (k, n) draws until the first placed object is turned into the k-th of n parts of its range: ten
-    demonstrations then meet the object from all sides, as those of a person who spreads the starts would.
-    """
+    """Bring environment 0 to the settled start of a try; returns the scene and the script's generator."""
     rng = np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(attempt,)))
     reset = task.reset(variant)
-    first = reset.placements[0]
-    low, high = first.yaw_rad
-    while True:
+    placements = sample_placements(reset, rng)
+    while not _in_turn(reset, placements, seed=seed, index=index, count=count):
         placements = sample_placements(reset, rng)
-        upright = placements[first.object][:3, :3] @ poses.matrix_from_quat_wxyz(np.array(first.quat_wxyz)).T
-        yaw = low + (math.atan2(upright[1, 0], upright[0, 0]) - low) % (2.0 * math.pi)
-        if high == low or int((yaw - low) / (high - low) * part[1]) == part[0]:
-            break
     backend.reset(0, placements, rng, joint_noise_rad=reset.joint_noise_rad)
     settled = backend.advance({0: {"right": Hold(steps=task.settle_steps)}})[0]
     return take(settled.scene, -1), rng
 
 
-def _rows(result: BlockResult) -> Array:
-    return np.concatenate([result.sim_states[key] for key in ("time", "qpos", "qvel")], axis=1)
+def flat(states: Mapping[str, Array]) -> Array:
+    """Return named simulator states as rows of time, qpos, qvel."""
+    return np.concatenate([states[key] for key in ("time", "qpos", "qvel")], axis=-1)
 
 
-def _fixed(scenes: Sequence[SceneState]) -> dict[str, Array]:
-    """Return the poses of objects that never moved: those fixed in the world, which simulator states do not hold."""
-    scene = concatenate(scenes)
-    return {name: T for name, T in scene.T_world_object.items() if not scene.velocity[name].any()}
+def _play(task: TaskSpec, backend: SimBackend, scene: SceneState, script: Script) -> Iterator[BlockResult]:
+    """Run a script's strokes one after the other."""
+    target = scene.T_world_eef["right"][-1]
+    stroke = next(script, None)
+    while stroke is not None:
+        commands = block(
+            target,
+            stroke,
+            control_hz=task.robot.control_hz,
+            closed_command=task.robot.eefs["right"].gripper_closed,
+        )
+        result = backend.advance({0: {"right": commands}})[0]
+        yield result
+        target = commands.T_world_eef[-1]
+        try:
+            stroke = script.send(take(result.scene, -1))
+        except StopIteration:
+            return
+
+
+def _in_turn(reset: ResetSpec, placements: Mapping[str, Array], *, seed: int, index: int, count: int) -> bool:
+    """Whether every object is turned into its part of its range: of `count` parts each demonstration has another.
+
+    Ten demonstrations then meet each object from all sides (a Latin square), as those of a person would who takes care
+    to spread the starts.
+    """
+    for number, spec in enumerate(reset.placements):
+        low, high = spec.yaw_rad
+        part = np.random.default_rng([seed, number]).permutation(count)[index]
+        upright = placements[spec.object][:3, :3] @ poses.matrix_from_quat_wxyz(np.array(spec.quat_wxyz)).T
+        beyond = (math.atan2(upright[1, 0], upright[0, 0]) - low) % (2.0 * math.pi)
+        if high > low and int(beyond / (high - low) * count) != part:
+            return False
+    return True

@@ -1,0 +1,126 @@
+"""What is measured: each row is one set of attempts, written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MIMICGEN: Mapping[str, Any] = {}
+"""`GenerationSpec()` itself: the hand's pose is kept, bridges have five steps, objects have no symmetry, noise 0.05."""
+OURS: Mapping[str, Any] = {"use_symmetry": True, "paced_bridge": True}
+"""What `factory generate` does by default."""
+CONTROL: Mapping[str, Any] = {**MIMICGEN, "untransformed": True, "selection": {"strategy": "random"}}
+"""A random source demonstration played where it was recorded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: unique.
+        group: heading it belongs to.
+        task: task name; likewise variant.
+        variant: reset distribution.
+        demos: files below the folder of outside demonstrations; empty for the shipped seeds.
+        attempts: how many, indices from 0.
+        settings: fields of `GenerationSpec`.
+        target: published or required rate in percent, if any.
+        counting: which count is compared with the target.
+        fault: injected fault, if any; see `faults.py`.
+    """
+
+    name: str
+    group: str
+    task: str
+    variant: str = "D0"
+    demos: tuple[str, ...] = ()
+    attempts: int = 200
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    target: float | None = None
+    counting: str = "held"
+    fault: str = ""
+
+
+LIFT_DEMOS = ("robosuite/1710619576_972822_demo.hdf5", "robosuite/lift_demo.hdf5")
+STACK_DEMO = ("robosuite/stack_panda_demo.hdf5",)
+MIMICGEN_STACK, MIMICGEN_SQUARE = ("mimicgen_sources/stack_src.hdf5",), ("mimicgen_sources/square_src.hdf5",)
+
+SEED_TARGETS = (
+    ("stack", "D0", 94.0),
+    ("stack", "D1", 90.0),
+    ("stack_three", "D0", 71.0),
+    ("square", "D0", 74.0),
+    ("square", "D1", 49.0),
+    ("square", "D2", 32.0),
+    ("can", "D0", 85.0),
+    ("door", "D0", 85.0),
+)
+
+
+def _peer(task: str, demos: tuple[str, ...], target: float) -> list[Row]:
+    group = "MimicGen's own source files"
+    common = {"group": group, "task": task, "demos": demos}
+    symmetry, paced = {"use_symmetry": True}, {"paced_bridge": True}
+    return [
+        Row(name=f"peer {task}: MimicGen's settings", settings=MIMICGEN, target=target, counting="touched", **common),
+        Row(name=f"peer {task}: + symmetry", settings=symmetry, **common),
+        Row(name=f"peer {task}: + paced bridges", settings=paced, **common),
+        Row(name=f"peer {task}: + both (our default)", settings=OURS, **common),
+    ]
+
+
+def _seeds(task: str, variant: str, target: float) -> list[Row]:
+    group = "Shipped seeds"
+    common = {"group": group, "task": task, "variant": variant}
+    label = f"seeds {task} {variant}"
+    return [
+        Row(name=f"{label}: noise 0.05", settings=OURS, target=target, **common),
+        Row(name=f"{label}: no noise", settings={**OURS, "noise_normalised": 0.0}, target=target, **common),
+        Row(name=f"{label}: untransformed replay", settings=CONTROL, **common),
+    ]
+
+
+def _automatic(label: str, task: str, demos: tuple[str, ...]) -> list[Row]:
+    common = {"group": "Automatic segmentation", "task": task, "demos": demos, "attempts": 100}
+    return [
+        Row(name=f"auto {label}: stored or predicate signals", settings=OURS, **common),
+        Row(name=f"auto {label}: automatic", settings={**OURS, "segmentation": "automatic"}, **common),
+    ]
+
+
+def _faults() -> list[Row]:
+    kinds = ("object_removed", "gripper_disabled", "target_out_of_reach", "object_pushed_away")
+    return [
+        Row(name=f"fault {k}", group="Injected faults", task="stack", attempts=100, settings=OURS, fault=k, target=90.0)
+        for k in kinds
+    ]
+
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        name="human lift",
+        group="Human demonstrations",
+        task="lift",
+        demos=LIFT_DEMOS,
+        attempts=100,
+        settings=OURS,
+        target=90.0,
+    ),
+    Row(
+        name="human stack",
+        group="Human demonstrations",
+        task="stack",
+        demos=STACK_DEMO,
+        attempts=100,
+        settings=OURS,
+        target=60.0,
+    ),
+    *_peer("stack", MIMICGEN_STACK, 94.0),
+    *_peer("square", MIMICGEN_SQUARE, 62.0),
+    *(row for entry in SEED_TARGETS for row in _seeds(*entry)),
+    *_faults(),
+    # Everywhere else the automatic cuts are equal to the stored ones, so the episodes are too; see `boundaries.py`.
+    *_automatic("door seeds", "door", ()),
+)
