@@ -363,7 +363,7 @@ _annotated: dict[str, list[AnnotatedDemo]] = {}
 
 def annotated_seeds(path: Path) -> list[AnnotatedDemo]:
     if path.stem not in _annotated:
-        from sim_tasks.backends.robosuite import RobosuiteBackend  # noqa: PLC0415
+        from sim_tasks.backends.robosuite import RobosuiteBackend
 
         backend = RobosuiteBackend(TASKS[path.stem])
         _annotated[path.stem] = [backend.annotate(demo) for demo in read_demos(path)[:4]]

@@ -147,8 +147,8 @@ def open_work(out: Path, job: JobSpec, demos: tuple[Demo, ...]) -> tuple[WorkFol
             a, b = there.to_json(), job.to_json()
             differing = sorted(_differences(a, b))
             raise SpecError(
-                f"{work.root} holds unfinished work of another job (different: {', '.join(differing)}); run that command "
-                f"again to finish it, choose another --out, or remove the folder"
+                f"{work.root} holds unfinished work of another job (differs in: {', '.join(differing)}); run "
+                f"that command again to finish it, choose another --out, or remove the folder"
             )
         return work, job
     fresh.replace(work.sources_file)

@@ -129,8 +129,8 @@ def print_check(check: FileCheck) -> None:
     if tried:
         again = sum(bool(d.success_by_replay) for d in tried)
         out.print(
-            f"Actions replayed open loop reach success again in {again} of {len(tried)}. Generation reads poses from states, "
-            "so a demo that does not replay can still be a good source."
+            f"Actions replayed open loop reach success again in {again} of {len(tried)}. Generation reads "
+            "poses from states, so a demo that does not replay can still be a good source."
         )
     out.print(
         f"{check.usable} of {len(check.demos)} can be sources"

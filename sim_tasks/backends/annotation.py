@@ -35,8 +35,8 @@ def annotate(
     if demo.T_world_eef and demo.T_world_object:
         return _from_poses(demo, task)
     raise DemoError(
-        f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, the scene of "
-        f"task {task.name!r} needs (T, {width}): time, {model.nq} positions, {model.nv} velocities; no poses stored"
+        f"{demo.path}, {demo.name}: states have shape {demo.states.shape}, task "
+        f"{task.name!r} needs (T, {width}): time, {model.nq} positions, {model.nv} velocities; no poses stored"
     )
 
 
@@ -142,8 +142,8 @@ def _fix_bodies(demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.
             continue
         if spec.frame != f"body:{spec.body}":
             raise DemoError(
-                f"{demo.path}, {demo.name}: object {name!r} is fixed in the world, so its frame must be body:{spec.body} "
-                f"to be put where it stood; it is {spec.frame!r}"
+                f"{demo.path}, {demo.name}: object {name!r} is fixed in the world, so its frame must be "
+                f"body:{spec.body} to be put where it stood; it is {spec.frame!r}"
             )
         xyz_quat = poses.xyz_quat_wxyz_from_pose(stored[name][0])
         model.body_pos[body], model.body_quat[body] = xyz_quat[:3], xyz_quat[3:]

@@ -29,6 +29,8 @@ def apply() -> None:
     MjModel.get_joint_qpos_addr = _qpos_address
     MjModel.get_joint_qvel_addr = _qvel_address
     Controller.update = _update
+    # MuJoCo would write MUJOCO_LOG.TXT into whatever folder the user is in; divergence is read from its counters.
+    mujoco.set_mju_user_warning(lambda _: None)
 
 
 def _qpos_address(model: MjModel, name: str) -> int | tuple[int, int]:

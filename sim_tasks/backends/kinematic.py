@@ -1,8 +1,8 @@
 """A pure-numpy backend: floating grippers and boxes on a table, without dynamics.
 
 It exists for laws and fast tests: it has everything the engine can see of a real simulator (poses, joints, contacts,
-snapshots, bit-equal replay) and runs thousands of attempts a second. A hand goes exactly where its clipped action
-asks; a box inside closing fingers sticks to them; a released box drops at once onto what is below it.
+snapshots, bit-equal replay) and runs an attempt in about a tenth of a second. A hand goes exactly where its clipped
+action asks; a box inside closing fingers sticks to them; a released box drops at once onto what is below it.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class KinematicBackend:
 
     def snapshot(self, env: int) -> Snapshot:
         """Return the flat state and what the hands were last told."""
+        self._check_started(env)
         memory: dict[str, Array] = {}
         for name, (target, gripper) in self._targets[env].items():
             memory[f"{name}.T_world_target"], memory[f"{name}.gripper_command"] = target.copy(), gripper.copy()
@@ -106,6 +107,7 @@ class KinematicBackend:
 
     def sim_state(self, env: int) -> Mapping[str, Array]:
         """Return time and the flat state."""
+        self._check_started(env)
         return {"time": np.array([self._time[env]]), "state": self._states[env].copy()}
 
     def advance(self, commands: Mapping[int, Commands]) -> Mapping[int, BlockResult]:
@@ -114,11 +116,15 @@ class KinematicBackend:
 
     def play(self, env: int, actions: NDArray[np.float32]) -> BlockResult:
         """Apply recorded actions as they are."""
+        self._check_started(env)
         return self._collect(env, (row.astype(np.float64) for row in actions))
 
     def annotate(self, demo: Demo) -> AnnotatedDemo:
         """Read a demo recorded by this backend: states are time and the flat state."""
         self._check_states(demo)
+        width = self.task.robot.action_dim
+        if demo.actions.ndim != 2 or demo.actions.shape[1] != width:
+            raise DemoError(f"{demo.path}, {demo.name}: actions have shape {demo.actions.shape}, expected (T, {width})")
         scene = concatenate([self._scene(row[1:]) for row in demo.states])
         T = len(demo)
         eefs = self.task.robot.eefs
@@ -150,6 +156,12 @@ class KinematicBackend:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def _check_started(self, env: int) -> None:
+        if env not in self._states:
+            raise BackendError(
+                f"environment {env} was never reset; this backend holds environments 0..{self.num_envs - 1}"
+            )
+
     def _check_states(self, demo: Demo) -> None:
         width = 1 + len(self._boxes) * 7 + len(self._hands) * 9
         if demo.states.ndim != 2 or demo.states.shape[1] != width or not len(demo.states):
@@ -158,6 +170,7 @@ class KinematicBackend:
     # --- running ----------------------------------------------------------------------------------------------------
 
     def _run(self, env: int, commands: Commands) -> BlockResult:
+        self._check_started(env)
         lengths = {len(c) for c in commands.values()}
         if set(commands) != set(self._hands) or len(lengths) != 1:
             raise BackendError(

@@ -172,7 +172,7 @@ class RobosuiteBackend:
     def annotate(self, demo: Demo) -> AnnotatedDemo:
         """Read a demo's states in this scene; see `annotation.annotate`."""
         self._leave()
-        self._active = -1
+        self._restore_model()
         try:
             return annotation.annotate(demo, self.task, self._model, self._data, self._reader)
         finally:
@@ -243,10 +243,14 @@ class RobosuiteBackend:
             getattr(self._model, field)[self._body(name)] = value
             names += [name] if name not in names else []
         self._overridden = tuple(names)
+        mujoco.mj_resetData(self._model, self._data)  # clears the divergence counters, which are not state
         mujoco.mj_setState(self._model, self._data, snapshot.integration, _STATE)
         mujoco.mj_forward(self._model, self._data)
         # mj_forward overwrites the solver's warm start, which is part of the state: put it back.
         mujoco.mj_setState(self._model, self._data, snapshot.integration, _STATE)
+        # Warnings are counted per data, not per state: another environment's divergence is not this one's.
+        for kind in _DIVERGED:
+            self._data.warning[kind].number = 0
         for arm, part in self._arm_controllers():
             part.initial_joint = snapshot.controller[f"{arm}.initial_joint"].copy()
             self._robot.gripper[arm].current_action = snapshot.controller[f"{arm}.gripper_action"].copy()
@@ -298,12 +302,13 @@ class RobosuiteBackend:
     # --- running ----------------------------------------------------------------------------------------------------
 
     def _run(self, commands: Commands) -> BlockResult:
-        length = len(next(iter(commands.values())))
-        if set(commands) != set(self._hands) or any(len(c) != length for c in commands.values()):
+        lengths = {len(command) for command in commands.values()}
+        if set(commands) != set(self._hands) or len(lengths) != 1:
             raise BackendError(
-                f"commands for {sorted(commands)} of lengths {[len(c) for c in commands.values()]}; expected one of "
-                f"equal length for each of {sorted(self._hands)}"
+                f"commands for {sorted(commands)} of lengths {sorted(lengths)}; expected one of equal length for each "
+                f"of {sorted(self._hands)}"
             )
+        length = lengths.pop()
         recording = _Recording(self, length)
         for step in range(length):
             action = np.zeros(self.task.robot.action_dim)

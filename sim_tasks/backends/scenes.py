@@ -3,7 +3,10 @@
 # pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -81,7 +84,15 @@ def build_environment(task: TaskSpec) -> Any:
             f"{sorted(task.scene.options)}: {error}"
         ) from error
     environment.reset()
+    _return_memory()
     return environment
+
+
+def _return_memory() -> None:
+    """Give back what compiling the model left with the C allocator: about 100 MB a worker would carry for good."""
+    if sys.platform == "linux":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _maker(scene: SceneSpec) -> Any:

@@ -13,9 +13,6 @@ _GRASP_M = 0.015
 _PLACE_M = np.array([0.07, 0.075, 0.063])
 """Where the can's middle is let go, from the bin's frame: in its compartment, nearer to the robot than its middle."""
 
-_WALL_M = 0.1
-"""Height of the bins' walls over their frame."""
-
 
 def can(scene: SceneState, style: Style) -> Script:
     """Take the can, carry it over the walls, put it down in its compartment."""
@@ -27,7 +24,7 @@ def can(scene: SceneState, style: Style) -> Script:
     goal[:3, 3] = scene.position("bin")[-1] + _PLACE_M + (*4.0 * style.place_offset_m, 0.0)
     place = hand_for(scene, "can", goal)
     over = raised(place, style.carry_m + 0.02)
-    yield Stroke(T_world_eef=over, closed=True, speed_m_s=0.16 * style.pace, bulge_m=np.array([0.0, 0.0, 0.06]))
+    yield Stroke(T_world_eef=over, closed=True, speed_m_s=0.19 * style.pace, bulge_m=np.array([0.0, 0.0, 0.06]))
     yield Stroke(T_world_eef=over, closed=True, steps=style.pause_steps)
-    yield Stroke(T_world_eef=place, closed=True, speed_m_s=0.10 * style.pace)
+    yield Stroke(T_world_eef=place, closed=True, speed_m_s=0.12 * style.pace)
     yield from let_go(place, style)

@@ -64,7 +64,7 @@ def square(scene: SceneState, style: Style) -> Script:
     half_way = hand_down((over[:3, 3] + scene.T_world_eef["right"][-1, :3, 3]) / 2, (plan.grasp + plan.place) / 2)
     half_way[2, 3] = over[2, 3] + 0.02
     yield Stroke(
-        T_world_eef=raised(over, 0.02), through=half_way[None], closed=True, speed_m_s=0.12 * style.pace, steps=24
+        T_world_eef=raised(over, 0.02), through=half_way[None], closed=True, speed_m_s=0.14 * style.pace, steps=24
     )
     yield Stroke(T_world_eef=over, closed=True, speed_m_s=0.05 * style.pace)
     scene = yield Stroke(T_world_eef=over, closed=True, steps=style.pause_steps + 4)
@@ -72,7 +72,7 @@ def square(scene: SceneState, style: Style) -> Script:
     over = hand_for(scene, "nut", goal)
     yield Stroke(T_world_eef=over, closed=True, steps=6)
     down = raised(over, _DOWN_M - _OVER_PEG_M)
-    yield Stroke(T_world_eef=down, closed=True, speed_m_s=0.08 * style.pace)
+    yield Stroke(T_world_eef=down, closed=True, speed_m_s=0.10 * style.pace)
     yield from let_go(down, style)
 
 

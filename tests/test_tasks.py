@@ -1,0 +1,250 @@
+"""The shipped tasks: consistent specifications, starts within their ranges, predicates that mean what they say."""
+
+from __future__ import annotations
+
+import ast
+import math
+from importlib.metadata import EntryPoint
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from factory import poses
+from factory.errors import SpecError
+from factory.placements import sample_placements
+from factory.scene import SceneState
+from factory.specs import PlacementSpec, TaskSpec
+from sim_tasks import catalog
+from sim_tasks.catalog import TASKS, all_tasks, find_task, plugin_problems
+from sim_tasks.tasks import lift
+from sim_tasks.tasks.predicates import AWAY_M, FINGERS
+
+SIM_TASKS = Path(catalog.__file__).parent
+EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+EVERY_RESET = pytest.mark.parametrize(
+    ("task", "variant"), [(t, v) for t in TASKS.values() for v in t.resets], ids=lambda x: getattr(x, "name", x)
+)
+
+
+def scene(task: TaskSpec, hand=(0.0, 0.0, 2.0), touching=(), joints=None, **positions) -> SceneState:
+    """A hand-made state: objects at positions, unrotated; contacts only where said."""
+    far_off = {name: (9.0 + i, 9.0, 0.0) for i, name in enumerate(task.scene.objects)}
+    at = {name: poses.pose(np.eye(3), np.array(xyz))[None] for name, xyz in (far_off | positions).items()}
+    return SceneState(
+        T_world_object=at,
+        T_world_eef={"right": poses.pose(np.eye(3), np.array(hand, float))[None]},
+        T_world_base={"right": np.eye(4)},
+        joints={name: np.full((1, 1), value) for name, value in (joints or {}).items()},
+        contacts={f"{a}|{b}": np.array([(a, b) in touching or (b, a) in touching]) for a, b in task.scene.contacts},
+    )
+
+
+def grasp(obj: str) -> tuple[tuple[str, str], ...]:
+    return tuple((obj, finger) for finger in FINGERS)
+
+
+# --- specifications -------------------------------------------------------------------------------------------------
+
+
+@EVERY_TASK
+def test_a_task_is_consistent(task: TaskSpec):
+    assert TASKS[task.name] is task
+    assert {"D0", "D1"} <= set(task.resets)
+    assert len({task.instruction, *task.paraphrases}) >= 5
+    assert task.description
+    assert task.scene.clearances_mm
+    assert min(task.scene.clearances_mm.values()) > 0
+    groups = set(task.scene.objects) | set(FINGERS)
+    assert {side for pair in task.scene.contacts for side in pair} <= groups
+    ours = set(task.scene.objects) | set(task.signals)
+    assert set(task.aliases.values()) <= ours
+    for obj in task.held:
+        assert {(obj, finger) for finger in FINGERS} <= set(task.scene.contacts)
+
+
+@EVERY_TASK
+def test_what_is_grasped_is_what_is_carried_next(task: TaskSpec):
+    chain = task.subtasks["right"]
+    for before, after in pairwise(chain):
+        if before.grasps:
+            assert after.carries == before.grasps
+    for subtask in chain:
+        assert {subtask.grasps, subtask.carries} - {None} <= set(task.held)
+        low, high = subtask.end_jitter_steps
+        assert (low, high) == (0, 0) or 0 < low < high
+
+
+@EVERY_TASK
+def test_predicates_answer_for_every_row(task: TaskSpec):
+    state = scene(task, joints=dict.fromkeys(task.scene.joints, 0.0))
+    for predicate in (task.success, *task.signals.values(), *task.held.values()):
+        answer = predicate(state)
+        assert answer.shape == (1,)
+        assert answer.dtype == bool
+        assert not answer[0]
+
+
+# --- starts ---------------------------------------------------------------------------------------------------------
+
+
+def yaw_beyond(spec: PlacementSpec, T: np.ndarray) -> float:
+    """How far a pose is turned beyond the low end of its range, in [0, 2 pi)."""
+    R = T[:3, :3] @ poses.matrix_from_quat_wxyz(np.array(spec.quat_wxyz)).T
+    return (math.atan2(R[1, 0], R[0, 0]) - spec.yaw_rad[0] + 1e-9) % (2 * math.pi)
+
+
+@EVERY_RESET
+def test_starts_keep_their_ranges_and_their_distance(task: TaskSpec, variant: str):
+    reset, rng = task.reset(variant), np.random.default_rng(0)
+    for _ in range(200):
+        start = sample_placements(reset, rng)
+        assert list(start) == [spec.object for spec in reset.placements]
+        for i, spec in enumerate(reset.placements):
+            offset = start[spec.object][:3, 3] - spec.reference_m
+            for value, (low, high) in zip(offset, (spec.x_m, spec.y_m, spec.z_m), strict=True):
+                assert low - 1e-12 <= value <= high + 1e-12
+            assert yaw_beyond(spec, start[spec.object]) <= spec.yaw_rad[1] - spec.yaw_rad[0] + 1e-6
+            for other in reset.placements[:i]:
+                apart = np.linalg.norm((start[spec.object] - start[other.object])[:2, 3])
+                if spec.radius_m and other.radius_m:
+                    assert apart >= spec.radius_m + other.radius_m + reset.min_gap_m
+
+
+@EVERY_TASK
+def test_d1_is_at_least_twice_as_wide_as_d0(task: TaskSpec):
+    """In some coordinate of every object that both place, or by placing an object that D0 leaves where it is."""
+    d0 = {spec.object: spec for spec in task.reset("D0").placements}
+    d1 = {spec.object: spec for spec in task.reset("D1").placements}
+    assert set(d0) <= set(d1)
+
+    def widths(spec: PlacementSpec) -> list[float]:
+        return [high - low for low, high in (spec.x_m, spec.y_m, spec.yaw_rad)]
+
+    wider = [obj for obj in d0 if any(b >= 2 * a > 0 for a, b in zip(widths(d0[obj]), widths(d1[obj]), strict=True))]
+    assert set(d1) > set(d0) or set(wider) == set(d0)
+
+
+def test_ranges_are_those_of_the_published_tasks():
+    stack, three, square = (find_task(name) for name in ("stack", "stack_three", "square"))
+    for task, variant, half in ((stack, "D0", 0.08), (stack, "D1", 0.2), (three, "D0", 0.1), (three, "D1", 0.2)):
+        for spec in task.reset(variant).placements:
+            assert (spec.x_m, spec.y_m, spec.yaw_rad) == ((-half, half), (-half, half), (0.0, 2 * math.pi))
+    (nut,) = square.reset("D0").placements
+    assert (nut.x_m, nut.y_m) == ((-0.115, -0.11), (0.11, 0.225))
+    nut, peg = square.reset("D1").placements
+    assert (nut.x_m, nut.y_m, peg.x_m, peg.y_m) == ((-0.115, 0.115), (-0.255, 0.255), (-0.1, 0.3), (-0.2, 0.2))
+    assert peg.yaw_rad == (0.0, 0.0)
+    nut, peg = square.reset("D2").placements
+    assert {nut.x_m, nut.y_m, peg.x_m, peg.y_m} == {(-0.25, 0.25)}
+    assert peg.yaw_rad == (0.0, math.pi / 2)
+
+
+# --- predicates -----------------------------------------------------------------------------------------------------
+
+
+def test_a_cube_is_lifted_above_four_centimetres():
+    task = find_task("lift")
+    assert task.success(scene(task, cube=(0, 0, 0.841)))[0]
+    assert not task.success(scene(task, cube=(0, 0, 0.839)))[0]
+
+
+def test_a_grasp_touches_with_both_fingers():
+    task = find_task("lift")
+    assert task.held["cube"](scene(task, touching=grasp("cube")))[0]
+    assert not task.held["cube"](scene(task, touching=grasp("cube")[:1]))[0]
+
+
+def test_stacked_means_lifted_touching_and_let_go():
+    task = find_task("stack")
+    on_top, contact = {"cubeA": (0, 0, 0.87), "cubeB": (0, 0, 0.825)}, (("cubeA", "cubeB"),)
+    assert task.success(scene(task, touching=contact, **on_top))[0]
+    assert not task.success(scene(task, **on_top))[0]
+    assert not task.success(scene(task, touching=(*contact, *grasp("cubeA")), **on_top))[0]
+    assert not task.success(scene(task, touching=contact, cubeA=(0, 0, 0.83), cubeB=(0, 0, 0.825)))[0]
+
+
+def test_a_tower_needs_all_three():
+    task = find_task("stack_three")
+    tower = {"cubeB": (0, 0, 0.825), "cubeA": (0, 0, 0.87), "cubeC": (0, 0, 0.91)}
+    a_b, c_a = ("cubeA", "cubeB"), ("cubeC", "cubeA")
+    assert task.success(scene(task, touching=(a_b, c_a), **tower))[0]
+    assert not task.success(scene(task, touching=(a_b,), **tower))[0]
+    assert not task.success(scene(task, touching=(c_a,), **tower))[0]
+    assert task.signals["cubeA_stacked"](scene(task, touching=(a_b,), **tower))[0]
+
+
+def test_a_nut_is_on_its_peg_when_low_centred_and_left():
+    task = find_task("square")
+    peg = (0.23, 0.1, 0.85)
+    assert task.success(scene(task, hand=(0.2, 0.1, 0.95), peg=peg, nut=(0.25, 0.08, 0.83)))[0]
+    assert not task.success(scene(task, hand=(0.2, 0.1, 0.95), peg=peg, nut=(0.27, 0.1, 0.83)))[0]
+    assert not task.success(scene(task, hand=(0.2, 0.1, 0.95), peg=peg, nut=(0.23, 0.1, 0.88)))[0]
+    assert not task.success(scene(task, hand=(0.23, 0.1, 0.83 + 0.99 * AWAY_M), peg=peg, nut=(0.23, 0.1, 0.83)))[0]
+    assert not task.success(scene(task, hand=(0.17, 0.1, 0.84), peg=peg, nut=(0.23, 0.1, 0.83), touching=grasp("nut")))[
+        0
+    ]
+
+
+def test_a_can_belongs_into_the_far_quarter_of_the_bin():
+    task = find_task("can")
+    target = (0.1, 0.28, 0.8)
+    away = (0.0, 0.0, 1.2)
+    assert task.success(scene(task, hand=away, bin=target, can=(0.2, 0.4, 0.86)))[0]
+    assert not task.success(scene(task, hand=away, bin=target, can=(0.0, 0.4, 0.86)))[0]
+    assert not task.success(scene(task, hand=away, bin=target, can=(0.2, 0.4, 0.95)))[0]
+    assert not task.success(scene(task, hand=(0.2, 0.4, 0.87), bin=target, can=(0.2, 0.4, 0.86)))[0]
+
+
+def test_a_door_is_open_beyond_its_hinge_angle():
+    task = find_task("door")
+    assert task.success(scene(task, joints={"hinge": 0.31, "latch": 0.0}))[0]
+    assert not task.success(scene(task, joints={"hinge": 0.29, "latch": 0.0}))[0]
+    assert task.signals["latch_turned"](scene(task, joints={"hinge": 0.0, "latch": 1.3}))[0]
+
+
+# --- catalogue ------------------------------------------------------------------------------------------------------
+
+
+def test_a_misspelt_task_is_answered_with_a_near_one():
+    with pytest.raises(SpecError, match="Did you mean 'stack_three'"):
+        find_task("stack_tree")
+
+
+def test_task_files_import_no_simulator():
+    for path in [*sorted((SIM_TASKS / "tasks").glob("*.py")), SIM_TASKS / "catalog.py"]:
+        tree = ast.parse(path.read_text())
+        imported = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        imported |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+        forbidden = ("mujoco", "robosuite", "sim_tasks.backends", "sim_tasks.demonstrators")
+        assert not [name for name in imported if name.startswith(forbidden)], path
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    points = [EntryPoint(name=name, value=value, group=catalog.ENTRY_POINTS) for name, value in values.items()]
+    monkeypatch.setattr(catalog, "entry_points", lambda group: points)
+
+
+def test_a_package_may_add_a_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "pouring.py").write_text(
+        "from dataclasses import replace\nfrom sim_tasks.tasks.lift import TASK as LIFT\n"
+        "TASK = replace(LIFT, name='pour')\nTWIN = replace(LIFT, name='pour')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plug_in(monkeypatch, pour="pouring:TASK", broken="no_such_package:TASK", odd="math:pi")
+    assert find_task("pour").name == "pour"
+    assert set(all_tasks()) == {*TASKS, "pour"}
+    assert [name for name in ("broken", "odd") if any(name in p for p in plugin_problems())] == ["broken", "odd"]
+    with pytest.raises(SpecError, match=r"no_such_package:TASK cannot be used: importing it failed"):
+        find_task("broken")
+    plug_in(monkeypatch, pour="pouring:TASK", twin="pouring:TWIN")
+    assert set(all_tasks()) == set(TASKS)
+    with pytest.raises(SpecError, match="offers the name 'pour' too"):
+        find_task("pour")
+
+
+def test_a_shipped_name_cannot_be_taken(monkeypatch: pytest.MonkeyPatch):
+    plug_in(monkeypatch, lift="sim_tasks.tasks.lift:TASK")
+    assert all_tasks()["lift"] is lift.TASK
+    assert "belongs to a shipped task" in plugin_problems()[0]
