@@ -21,7 +21,7 @@ $(VENV)/installed: pyproject.toml docker/system-packages.sh
 	touch $@
 
 demo: install
-	$(BIN)/factory generate stack --episodes 20 --seed 7 --out datasets/stack
+	$(BIN)/factory generate stack --episodes 20 --seed 7 --preset fast --out datasets/stack
 
 lerobot: $(LEROBOT)/installed
 

@@ -1,8 +1,15 @@
-"""Jobs that need no physics: demonstrations of the catalogue's "stack_three" by the kinematic backend."""
+"""Jobs without physics: the catalogue's "stack_three" on the kinematic backend, and workers that die on purpose."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +17,15 @@ from factory import poses
 from factory.demos import Demo, write_demos
 from factory.placements import sample_placements
 from factory.sim import Block
+from factory.specs import GenerationSpec
+from factory.statistics import AttemptRecord
 from sim_tasks.backends.kinematic import KinematicBackend
 from sim_tasks.catalog import TASKS
 from tests.kinematic import DOWN, _yaw
+from workers import simulate
+from workers.finish import Finished
+from workers.generate import Request, generate
+from workers.jobs import WorkFolder
 
 TASK = TASKS["stack_three"]
 
@@ -60,3 +73,93 @@ def write_demonstrations(path: Path, count: int = 3) -> Path:
     """Write a file of towers and return its path."""
     write_demos(path, [demonstrate(seed) for seed in range(count)])
     return path
+
+
+NOISE = 0.32
+"""Action noise at which about half of the attempts fail."""
+
+
+class Watcher:
+    """Hears a job and remembers it; `on_record` is called with the number of records so far."""
+
+    def __init__(self, on_record: Callable[[int], None] | None = None) -> None:
+        self.counts: list[int] = []
+        self.found: int | None = None
+        self._on_record = on_record
+
+    def attempts(self, records: Mapping[int, AttemptRecord]) -> None:
+        """Remember how many there are."""
+        self.counts.append(len(records))
+        if self._on_record is not None:
+            self._on_record(len(records))
+
+    def rendering(self, done: int) -> None:
+        """Nothing is rendered here."""
+
+    def resumed(self, finished: int) -> None:
+        """Remember what was found."""
+        self.found = finished
+
+
+def request(out: Path, demos: Path, **changes: Any) -> Request:
+    """Return a request for towers without pictures; `generation` changes are given as a mapping."""
+    generation = {"noise_normalised": NOISE, "use_symmetry": True, "paced_bridge": True}
+    generation |= changes.pop("generation", {})
+    wanted = {} if "attempts" in changes else {"episodes": 4}
+    settings = {**wanted, **changes}
+    return Request(
+        task="stack_three",
+        out=out,
+        demos=(demos,),
+        generation=GenerationSpec(**generation),
+        render=None,
+        backend="kinematic",
+        **settings,
+    )
+
+
+def make(out: Path, demos: Path, *, workers: int = 1, watcher: Watcher | None = None, **changes: Any) -> Finished:
+    """Run a job in this process."""
+    return generate(request(out, demos, **changes), workers=workers, watcher=watcher or Watcher())
+
+
+COMMAND = (sys.executable, "-c", "from workers.cli import main; main()")
+
+
+def arguments(out: Path, demos: Path, *more: str) -> list[str]:
+    """Return the command line that asks for the same as `request`."""
+    job = ["generate", "stack_three", "--demos", str(demos), "--out", str(out), "--episodes", "4"]
+    return [*job, "--noise", str(NOISE), "--cameras", "", "--backend", "kinematic", "--workers", "1", *more]
+
+
+def start(*command: str, **options: Any) -> subprocess.Popen:
+    """Start `factory ...` as a group of its own, its output piped as text."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen([*COMMAND, *command], **pipes, **options)
+
+
+MORTAL_INDEX, DEADLY_INDEX = 1, 3
+
+
+def mortal_serve(work: WorkFolder, connection: Connection) -> None:
+    """A worker that is killed once, at the end of attempt `MORTAL_INDEX`, with its shard written and no record."""
+    _serve_until_death(work, connection, MORTAL_INDEX, once=True)
+
+
+def deadly_serve(work: WorkFolder, connection: Connection) -> None:
+    """A worker that is killed whenever it has attempt `DEADLY_INDEX`."""
+    _serve_until_death(work, connection, DEADLY_INDEX, once=False)
+
+
+def _serve_until_death(work: WorkFolder, connection: Connection, index: int, *, once: bool) -> None:
+    commit, marker = simulate.commit, work.root / "died"
+
+    def commit_and_die(*args: Any) -> AttemptRecord:
+        record = commit(*args)
+        if record.index == index and not (once and marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return record
+
+    simulate.commit = commit_and_die
+    simulate.serve(work, connection)

@@ -46,13 +46,18 @@ def main() -> None:
 
 
 def _sentences(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the project's errors into one sentence and exit code 2, and Ctrl-C into 130."""
+    """Turn the project's errors and the disk's into one sentence and exit code 2, and Ctrl-C into 130."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except FactoryError as error:
+            typer.secho(f"error: {error}", err=True, fg="red")
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # `factory tasks | head`
+                raise
             typer.secho(f"error: {error}", err=True, fg="red")
             raise typer.Exit(2) from error
         except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from factory.errors import BackendError
 from factory.statistics import AttemptRecord
 from workers import simulate
 from workers.jobs import JobSpec, Records, WorkFolder
-from workers.processes import SPAWN
+from workers.processes import SPAWN, start_shielded
 
 _AHEAD = 2
 """Indices a worker holds: the one in progress and one more, so that it never waits for us."""
@@ -130,10 +130,10 @@ class _Pool:
 
     def start(self) -> None:
         """Start the workers and hear from each that it can work."""
-        starting = [self._spawn() for _ in range(self._size)]
-        for member in starting:
+        for _ in range(self._size):
+            self.members.append(self._spawn())
+        for member in self.members:
             self._greet(member)
-            self.members.append(member)
 
     def held(self) -> set[int]:
         """Return the indices some worker has."""
@@ -156,9 +156,11 @@ class _Pool:
                 continue
             try:
                 record = member.pipe.recv()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # OSError when it died in the middle of a message
                 came += self._bury(member)
                 continue
+            if isinstance(record, str):
+                raise BackendError(record)
             member.held.remove(record.index)
             came.append(record)
         return came
@@ -183,15 +185,14 @@ class _Pool:
                 member.held.remove(culprit)
                 poisoned.append(AttemptRecord(index=culprit, outcome="failure", reason="infra_poison"))
         self.returned += member.held
-        replacement = self._spawn()
-        self._greet(replacement)
-        self.members.append(replacement)
+        self.members.append(self._spawn())
+        self._greet(self.members[-1])
         return poisoned
 
     def _spawn(self) -> _Member:
         ours, theirs = SPAWN.Pipe()
         process = SPAWN.Process(target=simulate.serve, args=(self._work, theirs), daemon=True)
-        process.start()
+        start_shielded(process)
         theirs.close()
         return _Member(process=process, pipe=ours)
 

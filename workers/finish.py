@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from factory.dataset_reading import open_dataset
 from factory.datasets import write_dataset
 from factory.diagnosis import REASONS
-from factory.episodes import list_shards, read_document, render_digest, shard_path
+from factory.episodes import lasting, list_shards, read_document, render_digest, shard_path
 from factory.errors import DatasetError
 from factory.statistics import AttemptRecord, failure_table, wilson
 from sim_tasks.catalog import find_task
@@ -53,7 +54,7 @@ def finish_job(
     *,
     command: str,
     workers: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Finished:
     """Turn a job's shards into the dataset at `out`, then remove the work folder.
 
@@ -67,7 +68,9 @@ def finish_job(
         raise DatasetError(_why_nothing(job, records))
     failed = _failed_shards(work, records) if job.keep_failed else []
     if job.render is not None:
-        render_shards([*kept, *failed], job.task, job.render, workers=workers, progress=progress)
+        shards = [*kept, *failed]
+        report = partial(_of, progress, len(shards)) if progress else None
+        render_shards(shards, job.task, job.render, workers=workers, progress=report)
     facts = {**job.to_json(), "command": command, "stopped_by": outcome.rule, "executor": dict(outcome.executor)}
     _write(out, kept, work, job, outcome, facts)
     failed_root = out.with_name(out.name + FAILED_SUFFIX) if failed else None
@@ -85,10 +88,14 @@ def finish_job(
     )
 
 
+def _of(progress: Callable[[int, int], None], total: int, done: int) -> None:
+    progress(done, total)
+
+
 def _write(
     root: Path, shards: Sequence[Path], work: WorkFolder, job: JobSpec, outcome: Outcome, facts: Mapping[str, Any]
 ) -> None:
-    if root.exists() and open_dataset(root).job == facts:
+    if root.exists() and lasting(open_dataset(root).job) == lasting(facts):
         return  # A run that was killed between writing the dataset and cleaning up.
     models = {sha: text for sha, text in outcome.models.items() if sha in _models_used(shards)}
     write_dataset(

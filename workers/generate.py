@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -10,13 +12,15 @@ from typing import Protocol
 
 from factory.dataset_reading import open_dataset
 from factory.demos import Demo, read_demos
-from factory.errors import DatasetError, DemoError, SpecError
+from factory.errors import DatasetError, DemoError, FactoryError, SpecError
+from factory.provenance import read_attempts
 from factory.specs import GenerationSpec, RenderSpec
 from factory.statistics import AttemptRecord
 from sim_tasks.catalog import find_task
 from workers.dispatcher import run_job
-from workers.finish import Finished, finish_job
-from workers.jobs import JobSpec, open_work, work_folder_of
+from workers.finish import FAILED_SUFFIX, Finished, finish_job
+from workers.jobs import JobSpec, differences, embed_sources, open_work, work_folder_of
+from workers.report import FILE as REPORT_FILE
 
 _PATIENCE = 20
 """Attempts allowed per wanted success by default: below a rate of 5 % something is wrong, and waiting does not help."""
@@ -47,8 +51,8 @@ class Watcher(Protocol):
     def attempts(self, records: Mapping[int, AttemptRecord]) -> None:
         """Called with all records after each new one."""
 
-    def rendering(self, done: int) -> None:
-        """Called with the number of episodes rendered."""
+    def rendering(self, done: int, total: int) -> None:
+        """Called with the number of episodes rendered, and how many there are."""
 
     def resumed(self, finished: int) -> None:
         """Called once when earlier work was found."""
@@ -78,15 +82,20 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
     task.reset(request.generation.variant)
     job = _job(request)
     demos = load_demos(request.task, request.demos)
-    if request.out.exists():
-        return _already_there(request.out, job)
+    if request.out.exists() and not work_folder_of(request.out).job_file.exists():
+        return _already_there(request.out, job, demos)
     if request.out.parent != Path() and not request.out.parent.exists():
         request.out.parent.mkdir(parents=True)
     resumed = work_folder_of(request.out).job_file.exists()
     work, job = open_work(request.out, job, demos)
     if resumed and work.records_file.exists():
         watcher.resumed(work.records_file.read_bytes().count(b"\n"))
-    outcome = run_job(work, job, workers=workers, progress=watcher.attempts)
+    try:
+        outcome = run_job(work, job, workers=workers, progress=watcher.attempts)
+    except FactoryError:
+        if not work.records_file.stat().st_size:  # nothing to go on with
+            shutil.rmtree(work.root)
+        raise
     return finish_job(
         request.out, work, job, outcome, command=request.command, workers=workers, progress=watcher.rendering
     )
@@ -111,16 +120,22 @@ def _job(request: Request) -> JobSpec:
     )
 
 
-def _already_there(out: Path, job: JobSpec) -> Finished:
+def _already_there(out: Path, job: JobSpec, demos: Sequence[Demo]) -> Finished:
     facts = open_dataset(out)
-    asked = {k: v for k, v in job.to_json().items() if k != "sources_sha256"}
-    if any(facts.job.get(k) != v for k, v in asked.items()):
-        raise DatasetError(f"{out} already holds another dataset; choose another --out or remove it")
+    with tempfile.TemporaryDirectory() as folder:
+        job = replace(job, sources_sha256=embed_sources(Path(folder, "sources.hdf5"), demos))
+    asked = job.to_json()
+    if differing := differences({k: facts.job.get(k) for k in asked}, asked):
+        raise DatasetError(
+            f"{out} already holds another dataset (differs in: {', '.join(differing)}); choose another --out, or "
+            f"remove it"
+        )
+    failed = out.with_name(out.name + FAILED_SUFFIX)
     return Finished(
         root=out,
-        report=out / "report.html",
-        failed_root=None,
+        report=out / REPORT_FILE,
+        failed_root=failed if job.keep_failed and failed.exists() else None,
         episodes=facts.episodes,
-        attempts=facts.episodes,
+        attempts=len(read_attempts(out)),
         rule="already finished",
     )

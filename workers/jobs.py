@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,14 @@ def open_work(out: Path, job: JobSpec, demos: tuple[Demo, ...]) -> tuple[WorkFol
         SpecError: the folder belongs to another job; says which settings differ.
     """
     work = work_folder_of(out)
-    named = [dataclasses.replace(demo, path=Path(demo.path).name) for demo in demos]
     work.shards.mkdir(parents=True, exist_ok=True)
     fresh = work.root / "sources.new.hdf5"
-    write_demos(fresh, named)
-    job = dataclasses.replace(job, sources_sha256=hashlib.sha256(fresh.read_bytes()).hexdigest())
+    job = dataclasses.replace(job, sources_sha256=embed_sources(fresh, demos))
     if work.job_file.exists():
         fresh.unlink()
         there = work.read_job()
         if there != job:
-            a, b = there.to_json(), job.to_json()
-            differing = sorted(_differences(a, b))
+            differing = differences(there.to_json(), job.to_json())
             raise SpecError(
                 f"{work.root} holds unfinished work of another job (differs in: {', '.join(differing)}); run "
                 f"that command again to finish it, choose another --out, or remove the folder"
@@ -158,15 +155,22 @@ def open_work(out: Path, job: JobSpec, demos: tuple[Demo, ...]) -> tuple[WorkFol
     return work, job
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+def embed_sources(path: Path, demos: Sequence[Demo]) -> str:
+    """Write the demos a job uses and return the file's SHA-256; the folders they lay in do not count."""
+    write_demos(path, [dataclasses.replace(demo, path=Path(demo.path).name) for demo in demos])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of the settings that differ between two jobs as JSON, sorted."""
     found: list[str] = []
     for key in a.keys() | b.keys():
         left, right = a.get(key), b.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
-            found += _differences(left, right, f"{prefix}{key}.")
+            found += differences(left, right, f"{prefix}{key}.")
         elif left != right:
             found.append(prefix + key)
-    return found
+    return sorted(found)
 
 
 def read_sources(work: WorkFolder) -> tuple[Demo, ...]:

@@ -183,10 +183,10 @@ class Progress:
         note = f"{successes}/{len(records)} succeed, {100 * rate:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
         self._bars.update(self._trying, completed=done, note=note)
 
-    def rendering(self, done: int) -> None:
+    def rendering(self, done: int, total: int) -> None:
         """Show rendered episodes."""
         if self._drawing is None:
-            self._drawing = self._bars.add_task("rendering", total=self._request.episodes, note="")
+            self._drawing = self._bars.add_task("rendering", total=total, note="")
         self._bars.update(self._drawing, completed=done)
 
     def resumed(self, finished: int) -> None:

@@ -7,12 +7,23 @@ import multiprocessing
 import os
 import signal
 import sys
-from multiprocessing.context import SpawnContext
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 
 SPAWN: SpawnContext = multiprocessing.get_context("spawn")
 """Every worker starts fresh: simulators and GL contexts do not survive a fork."""
 
 _PR_SET_PDEATHSIG = 1
+
+
+def start_shielded(process: SpawnProcess) -> None:
+    """Start a child that Ctrl-C does not reach while it is still importing; `become_worker` takes over from there."""
+    resource_tracker.ensure_running()  # when first started it unblocks the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def become_worker() -> None:

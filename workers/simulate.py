@@ -24,7 +24,8 @@ from workers.processes import become_worker
 def serve(work: WorkFolder, connection: Connection) -> None:
     """Run in a child process: receive indices, answer each with its record, until None or the end of the pipe.
 
-    The first answer is the executor's description and the model's source, or one sentence about why there is none.
+    The first answer is the executor's description and the model's source. A sentence in place of an answer says why
+    there is none, and is the last.
     """
     become_worker()
     job = work.read_job()
@@ -35,12 +36,16 @@ def serve(work: WorkFolder, connection: Connection) -> None:
     except FactoryError as error:
         connection.send(str(error))
         return
-    connection.send((dict(backend.describe()), backend.model_source()))
     try:
+        connection.send((dict(backend.describe()), backend.model_source()))
         for result in run_attempts(backend, task, sources, job.generation, _indices(connection)):
             connection.send(commit(work, job, task, backend, result))
     except (BrokenPipeError, EOFError, ConnectionResetError):
         pass  # The parent is gone; what was committed stays.
+    except OSError as error:
+        connection.send(
+            f"an attempt could not be stored in {work.shards}: {error}; the same command goes on from there"
+        )
     finally:
         backend.close()
 

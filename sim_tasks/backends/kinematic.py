@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from factory import actions, poses
 from factory.demos import AnnotatedDemo, Demo
 from factory.errors import BackendError, DemoError
-from factory.scene import SceneState, concatenate
+from factory.scene import SceneState
 from factory.sim import Block, BlockResult, Commands, Snapshot
 from factory.specs import TaskSpec
 
@@ -80,7 +80,7 @@ class KinematicBackend:
         self._targets[env] = {}
         self._time[env] = 0.0
         self._drop(self._states[env])
-        return self._scene(self._states[env])
+        return self._scene(self._states[env][None])
 
     def reset_to(self, env: int, demo: Demo) -> SceneState:
         """Start an environment from a demo's first state."""
@@ -103,7 +103,7 @@ class KinematicBackend:
             for name in self._hands
             if f"{name}.T_world_target" in snapshot.controller
         }
-        return self._scene(self._states[env])
+        return self._scene(self._states[env][None])
 
     def sim_state(self, env: int) -> Mapping[str, Array]:
         """Return time and the flat state."""
@@ -125,7 +125,7 @@ class KinematicBackend:
         width = self.task.robot.action_dim
         if demo.actions.ndim != 2 or demo.actions.shape[1] != width:
             raise DemoError(f"{demo.path}, {demo.name}: actions have shape {demo.actions.shape}, expected (T, {width})")
-        scene = concatenate([self._scene(row[1:]) for row in demo.states])
+        scene = self._scene(demo.states[:, 1:])
         T = len(demo)
         eefs = self.task.robot.eefs
         return AnnotatedDemo(
@@ -201,7 +201,6 @@ class KinematicBackend:
     def _collect(self, env: int, rows: Iterable[Array]) -> BlockResult:
         """Execute actions one after the other; each is asked for only when the one before has been executed."""
         done: list[Array] = []
-        scenes: list[SceneState] = []
         states: list[Array] = []
         times: list[float] = []
         commanded: dict[str, list[Array]] = {name: [] for name in self._hands}
@@ -215,9 +214,8 @@ class KinematicBackend:
             done.append(action)
             states.append(self._states[env].copy())
             times.append(self._time[env])
-            scenes.append(self._scene(self._states[env]))
         return BlockResult(
-            scene=concatenate(scenes),
+            scene=self._scene(np.stack(states)),
             actions=np.array(done, np.float32),
             T_world_eef_commanded={name: np.stack(v) for name, v in commanded.items()},
             sim_states={"time": np.array(times)[:, None], "state": np.stack(states)},
@@ -267,30 +265,30 @@ class KinematicBackend:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def _scene(self, state: Array) -> SceneState:
-        objects = {
-            name: poses.pose_from_xyz_quat_wxyz(state[i * 7 : i * 7 + 7])[None] for i, name in enumerate(self._boxes)
-        }
+    def _scene(self, states: Array) -> SceneState:
+        """Return the scene over flat states ``(N, width)``."""
         return SceneState(
-            T_world_object=objects,
-            T_world_eef={name: self._hand_pose(state, name)[None] for name in self._hands},
-            T_world_base={name: np.eye(4) for name in self._hands},
-            velocity={name: np.zeros((1, 6)) for name in self._boxes},
-            joints={
-                **{f"{name}_arm": state[None, self._hand(name) : self._hand(name) + 7].copy() for name in self._hands},
-                **{f"{name}_gripper": self._fingers(state, name)[None] for name in self._hands},
+            T_world_object={
+                name: poses.pose_from_xyz_quat_wxyz(states[:, i * 7 : i * 7 + 7]) for i, name in enumerate(self._boxes)
             },
-            contacts={f"{a}|{b}": np.array([self._touch(state, a, b)]) for a, b in self.task.scene.contacts},
+            T_world_eef={name: self._hand_pose(states, name) for name in self._hands},
+            T_world_base={name: np.eye(4) for name in self._hands},
+            velocity={name: np.zeros((len(states), 6)) for name in self._boxes},
+            joints={
+                **{f"{name}_arm": states[:, self._hand(name) : self._hand(name) + 7].copy() for name in self._hands},
+                **{f"{name}_gripper": self._fingers(states, name) for name in self._hands},
+            },
+            contacts={f"{a}|{b}": self._touching(states, a, b) for a, b in self.task.scene.contacts},
         )
 
-    def _touch(self, state: Array, a: str, b: str) -> bool:
+    def _touching(self, states: Array, a: str, b: str) -> NDArray[np.bool_]:
         for name, eef in self.task.robot.eefs.items():
             for box, finger in ((a, b), (b, a)):
                 if finger in eef.fingers:
-                    return box in self._boxes and int(state[self._hand(name) + 8]) == self._boxes.index(box)
+                    return states[:, self._hand(name) + 8] == self._boxes.index(box)
         i, j = self._boxes.index(a), self._boxes.index(b)
-        gap = np.abs(state[i * 7 : i * 7 + 3] - state[j * 7 : j * 7 + 3]) - (self._half(i) + self._half(j))
-        return bool((gap < 1e-6).all())
+        gap = np.abs(states[:, i * 7 : i * 7 + 3] - states[:, j * 7 : j * 7 + 3]) - (self._half(i) + self._half(j))
+        return (gap < 1e-6).all(axis=1)
 
     def _between_fingers(self, state: Array, position: Array) -> int:
         for i in range(len(self._boxes)):
@@ -301,14 +299,14 @@ class KinematicBackend:
     def _half(self, box: int) -> Array:
         return np.array(self.task.scene.boxes[self._boxes[box]].half_size_m)
 
-    def _fingers(self, state: Array, name: str) -> Array:
+    def _fingers(self, states: Array, name: str) -> Array:
         eef = self.task.robot.eefs[name]
         opened, closed = np.array(eef.joints_open), np.array(eef.joints_closed)
-        return closed + (opened - closed) * state[self._hand(name) + 7] / _OPEN_M
+        return closed + (opened - closed) * states[:, self._hand(name) + 7, None] / _OPEN_M
 
     def _hand(self, name: str) -> int:
         return len(self._boxes) * 7 + self._hands.index(name) * 9
 
     def _hand_pose(self, state: Array, name: str) -> Array:
         at = self._hand(name)
-        return poses.pose_from_xyz_quat_wxyz(state[at : at + 7])
+        return poses.pose_from_xyz_quat_wxyz(state[..., at : at + 7])
