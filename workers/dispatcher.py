@@ -33,12 +33,14 @@ class Outcome:
         rule: which stop rule ended it: "target", "attempts" or "max_attempts".
         models: model hash -> source text, of the executors that ran here.
         executor: what the executors say about themselves.
+        refused: one sentence for every demo that could not be a source.
     """
 
     records: tuple[AttemptRecord, ...]
     rule: str
     models: Mapping[str, str] = field(default_factory=dict)
     executor: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
 
 
 def prefix_end(job: JobSpec, records: Mapping[int, AttemptRecord]) -> tuple[int, str]:
@@ -94,7 +96,7 @@ def _dispatch(
         end, rule = prefix_end(job, records.by_index)
         if rule:
             chosen = tuple(records.by_index[i] for i in range(end))
-            return Outcome(records=chosen, rule=rule, models=pool.models, executor=pool.executor)
+            return Outcome(records=chosen, rule=rule, models=pool.models, executor=pool.executor, refused=pool.refused)
         for member in pool.members:
             while len(member.held) < _AHEAD and upcoming < job.limit:
                 if upcoming not in records.by_index and upcoming not in pool.held():
@@ -126,6 +128,7 @@ class _Pool:
         self.returned: list[int] = []
         self.models: dict[str, str] = {}
         self.executor: dict[str, str] = {}
+        self.refused: tuple[str, ...] = ()
         self._strikes: dict[int, int] = {}
 
     def start(self) -> None:
@@ -206,5 +209,5 @@ class _Pool:
             ) from None
         if isinstance(hello, str):
             raise BackendError(hello)
-        self.executor, source = hello
-        self.models[self.executor["model_sha"]] = source
+        self.executor, self.refused = dict(hello.executor), hello.refused
+        self.models[self.executor["model_sha"]] = hello.model

@@ -36,6 +36,7 @@ class Finished:
         episodes: successes kept.
         attempts: attempts that count.
         rule: the stop rule that ended the job.
+        refused: one sentence for every demo that could not be a source.
     """
 
     root: Path
@@ -44,6 +45,7 @@ class Finished:
     episodes: int
     attempts: int
     rule: str
+    refused: tuple[str, ...] = ()
 
 
 def finish_job(
@@ -85,6 +87,7 @@ def finish_job(
         episodes=len(kept),
         attempts=len(records),
         rule=outcome.rule,
+        refused=outcome.refused,
     )
 
 

@@ -208,6 +208,8 @@ def print_finished(finished: Finished) -> None:
             out.print(
                 "[yellow]stopped at the attempt limit[/]; raise --max-attempts to go on, or look at the report for why"
             )
+    for sentence in finished.refused:
+        out.print(f"[yellow]not used as a source[/]: {sentence}", soft_wrap=True)
     out.print(f"  dataset  {finished.root}\n  report   {finished.report}")
     if finished.failed_root is not None:
         out.print(f"  failures {finished.failed_root}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from factory import poses
@@ -21,10 +22,25 @@ from workers.jobs import JobSpec, WorkFolder
 from workers.processes import become_worker
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """What a worker says when it is ready.
+
+    Attributes:
+        executor: the backend's description of itself.
+        model: the scene's source text.
+        refused: one sentence for every demo that cannot be a source.
+    """
+
+    executor: Mapping[str, str]
+    model: str
+    refused: tuple[str, ...]
+
+
 def serve(work: WorkFolder, connection: Connection) -> None:
     """Run in a child process: receive indices, answer each with its record, until None or the end of the pipe.
 
-    The first answer is the executor's description and the model's source. A sentence in place of an answer says why
+    The first answer is a `Hello`. A sentence in place of an answer says why
     there is none, and is the last.
     """
     become_worker()
@@ -32,13 +48,13 @@ def serve(work: WorkFolder, connection: Connection) -> None:
     task = find_task(job.task)
     try:
         backend = open_backend(task, name=job.backend)
-        sources = prepare_sources(backend, task, jobs.read_sources(work), job.generation).sources
+        prepared = prepare_sources(backend, task, jobs.read_sources(work), job.generation)
     except FactoryError as error:
         connection.send(str(error))
         return
     try:
-        connection.send((dict(backend.describe()), backend.model_source()))
-        for result in run_attempts(backend, task, sources, job.generation, _indices(connection)):
+        connection.send(Hello(executor=backend.describe(), model=backend.model_source(), refused=prepared.refused))
+        for result in run_attempts(backend, task, prepared.sources, job.generation, _indices(connection)):
             connection.send(commit(work, job, task, backend, result))
     except (BrokenPipeError, EOFError, ConnectionResetError):
         pass  # The parent is gone; what was committed stays.

@@ -78,7 +78,7 @@ def _seeds(task: str, variant: str, target: float) -> list[Row]:
     return [
         Row(name=f"{label}: noise 0.05", settings=OURS, target=target, **common),
         Row(name=f"{label}: no noise", settings={**OURS, "noise_normalised": 0.0}, target=target, **common),
-        Row(name=f"{label}: untransformed replay", settings=CONTROL, **common),
+        Row(name=f"{label}: untransformed replay", settings=CONTROL, attempts=100, **common),
     ]
 
 
