@@ -252,7 +252,7 @@ def test_a_torn_last_line_is_work_to_be_done_again(reference: Reference, tmp_pat
     work.records_file.write_bytes(whole[:-20])
     watcher = tower.Watcher()
     tower.make(tmp_path / "torn", reference.demos, watcher=watcher)
-    assert watcher.found == 2
+    assert (watcher.found, watcher.counts[0]) == (2, 3)
     assert dataset_digest(tmp_path / "torn") == reference.digest
     assert committed == [record.index for record in reference.records]
 
@@ -322,8 +322,17 @@ def test_a_worker_that_is_killed_loses_nothing(
 def test_an_attempt_that_kills_its_worker_three_times_is_poison(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    deaths: list[int] = []
+    original = generating.finish_job
+
+    def finish_job(out, work, *args, **kwargs):
+        deaths.append(len((work.root / "died").read_text()))
+        return original(out, work, *args, **kwargs)
+
+    monkeypatch.setattr(generating, "finish_job", finish_job)
     monkeypatch.setattr(dispatcher.simulate, "serve", tower.deadly_serve)
     tower.make(tmp_path / "towers", reference.demos, attempts=5)
+    assert deaths == [3]
     records = read_attempts(tmp_path / "towers")
     poison = records[tower.DEADLY_INDEX]
     assert (poison.outcome, poison.reason, poison.held) == ("failure", "infra_poison", False)
