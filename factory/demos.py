@@ -152,15 +152,20 @@ def write_demos(path: Path | str, demos: Sequence[Demo]) -> None:
 
     Raises:
         DemoError: a demo that `read_demos` would refuse.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
+    # Built in memory: libhdf5 crashes the process when the disk fills while it closes a file.
+    with h5py.File(partial, "w", driver="core", backing_store=False) as f:
+        f.attrs["format"], f.attrs["version"] = SEED_FORMAT, SEED_VERSION
+        data = f.create_group("data")
+        for i, demo in enumerate(demos):
+            _write_seed(data.create_group(f"demo_{i}"), demo, f"{path}: 'data/demo_{i}")
+        f.flush()
+        image = f.id.get_file_image()
     try:
-        with h5py.File(partial, "w", locking=False) as f:
-            f.attrs["format"], f.attrs["version"] = SEED_FORMAT, SEED_VERSION
-            data = f.create_group("data")
-            for i, demo in enumerate(demos):
-                _write_seed(data.create_group(f"demo_{i}"), demo, f"{path}: 'data/demo_{i}")
+        partial.write_bytes(image)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

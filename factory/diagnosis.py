@@ -131,7 +131,7 @@ def _kept(task: TaskSpec, trace: Trace, subtask: SubtaskSpec, rows: NDArray[np.i
     if subtask.grasps is None or subtask.grasps not in task.held:
         return True
     held = np.asarray(task.held[subtask.grasps](trace.scene), bool)
-    return bool(held[rows[-1] - 2 : rows[-1] + 3].any())
+    return bool(held[max(rows[-1] - 2, 0) : rows[-1] + 3].any())
 
 
 def _lost(

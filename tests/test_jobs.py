@@ -285,7 +285,6 @@ def test_another_job_is_kept_out_of_unfinished_work(reference: Reference, tmp_pa
     before = work.records_file.read_bytes()
     for changes, named in (
         ({"generation": {"seed": 5}}, "generation.seed"),
-        ({"episodes": 9}, "episodes, max_attempts"),
         ({"keep_failed": True}, "keep_failed"),
     ):
         with pytest.raises(SpecError, match=rf"unfinished work of another job \(differs in: {named}\)"):
@@ -294,6 +293,18 @@ def test_another_job_is_kept_out_of_unfinished_work(reference: Reference, tmp_pa
     with pytest.raises(SpecError, match="sources_sha256"):
         tower.make(tmp_path / "towers", other)
     assert work.records_file.read_bytes() == before
+
+
+def test_other_stop_rules_go_on_from_what_was_tried(reference: Reference, tmp_path: Path) -> None:
+    work = interrupted(tmp_path / "towers", reference.demos, 1)
+    committed = {path.name: path.stat().st_mtime_ns for path in work.shards.iterdir()}
+    assert committed
+    asked = jobs.JobSpec(**{**vars(work.read_job()), "episodes": None, "attempts": 3})
+    again, job = jobs.open_work(tmp_path / "towers", asked, generating.load_demos("stack_three", [reference.demos]))
+    assert again == work
+    assert (job.episodes, job.attempts) == (None, 3)
+    assert work.read_job() == job
+    assert {path.name: path.stat().st_mtime_ns for path in work.shards.iterdir()} == committed
 
 
 def test_a_finished_job_is_not_done_again(reference: Reference, tmp_path: Path) -> None:

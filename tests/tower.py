@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -123,7 +122,12 @@ def make(out: Path, demos: Path, *, workers: int = 1, watcher: Watcher | None = 
     return generate(request(out, demos, **changes), workers=workers, watcher=watcher or Watcher())
 
 
-COMMAND = (sys.executable, "-c", "from workers.cli import main; main()")
+COMMAND = (
+    sys.executable,
+    "-c",
+    # A job that a shell starts in the background ignores Ctrl-C, and so would this process.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from workers.cli import main; main()",
+)
 
 
 def arguments(out: Path, demos: Path, *more: str) -> list[str]:

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 done but not what was wanted (fewer episodes than asked, a
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -311,7 +312,8 @@ def replay(
     from workers import printing
     from workers.replaying import replay_dataset
 
-    root, _, index = episode.rpartition(":") if episode.rpartition(":")[2].isdigit() else (episode, "", "")
+    named = re.fullmatch(r"(.+):([0-9]+)", episode)
+    root, index = named.groups() if named else (episode, "")
     ways = ("actions", "seed") if way == "both" else (way,)
     results = []
     for result in replay_dataset(Path(root), episode=int(index) if index else None, ways=ways):

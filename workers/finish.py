@@ -130,7 +130,8 @@ def _why_nothing(job: JobSpec, records: Sequence[AttemptRecord]) -> str:
     return (
         f"none of {len(records)} attempts at {job.task} {job.generation.variant} succeeded (the true rate is below "
         f"{100 * high:.0f} %), so there is no dataset to write. What went wrong: {causes}. Try `factory demos check` "
-        f"on your demonstrations, a narrower variant, or less noise."
+        f"on your demonstrations, a narrower variant, or less noise. The attempts are "
+        f"kept: a larger limit goes on from here."
     )
 
 

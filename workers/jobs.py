@@ -141,7 +141,13 @@ def open_work(out: Path, job: JobSpec, demos: tuple[Demo, ...]) -> tuple[WorkFol
     if work.job_file.exists():
         fresh.unlink()
         there = work.read_job()
-        if there != job:
+        # Stop rules may change: what was tried stays valid whatever is asked of it.
+        asked = dataclasses.replace(
+            job, episodes=there.episodes, attempts=there.attempts, max_attempts=there.max_attempts
+        )
+        if there == asked and there != job:
+            _write_job(work, job)
+        elif there != job:
             differing = differences(there.to_json(), job.to_json())
             raise SpecError(
                 f"{work.root} holds unfinished work of another job (differs in: {', '.join(differing)}); run "
@@ -149,10 +155,14 @@ def open_work(out: Path, job: JobSpec, demos: tuple[Demo, ...]) -> tuple[WorkFol
             )
         return work, job
     fresh.replace(work.sources_file)
+    _write_job(work, job)
+    return work, job
+
+
+def _write_job(work: WorkFolder, job: JobSpec) -> None:
     temporary = work.job_file.with_suffix(".new")
     temporary.write_bytes(json_bytes(job.to_json()))
     temporary.replace(work.job_file)
-    return work, job
 
 
 def embed_sources(path: Path, demos: Sequence[Demo]) -> str:

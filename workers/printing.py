@@ -206,7 +206,8 @@ def print_finished(finished: Finished) -> None:
         )
         if finished.rule == "max_attempts":
             out.print(
-                "[yellow]stopped at the attempt limit[/]; raise --max-attempts to go on, or look at the report for why"
+                "[yellow]stopped at the attempt limit[/]; the report says why attempts fail. For more episodes, "
+                "ask again with a larger --max-attempts and another --out"
             )
     for sentence in finished.refused:
         out.print(f"[yellow]not used as a source[/]: {sentence}", soft_wrap=True)

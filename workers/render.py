@@ -23,7 +23,7 @@ from factory.specs import RenderSpec
 from factory.video import ClipWriter
 from sim_tasks.backends import opengl
 from sim_tasks.catalog import find_task
-from workers.processes import SPAWN, become_worker
+from workers.processes import SPAWN, become_worker, start_shielded
 
 if TYPE_CHECKING:
     from sim_tasks.backends.rendering import EpisodeRenderer
@@ -145,7 +145,7 @@ def _answers(shards: Sequence[Path], task: str, spec: RenderSpec, *, workers: in
         for _ in range(min(workers, len(shards))):
             ours, theirs = SPAWN.Pipe()
             child = SPAWN.Process(target=_draw_for_parent, args=(theirs, task, spec), daemon=True)
-            child.start()
+            start_shielded(child)
             theirs.close()
             children[ours] = child
             busy[ours] = _send(ours, todo.pop())
