@@ -120,6 +120,18 @@ ROWS: tuple[Row, ...] = (
     *_peer("stack", MIMICGEN_STACK, 94.0),
     *_peer("square", MIMICGEN_SQUARE, 62.0),
     *(row for entry in SEED_TARGETS for row in _seeds(*entry)),
+    # robosuite's own door range is so small that a replay where it was recorded opens it too: the wider one tells.
+    Row(
+        name="seeds door D1: noise 0.05", group="Shipped seeds", task="door", variant="D1", attempts=100, settings=OURS
+    ),
+    Row(
+        name="seeds door D1: untransformed replay",
+        group="Shipped seeds",
+        task="door",
+        variant="D1",
+        attempts=100,
+        settings=CONTROL,
+    ),
     *_faults(),
     # Everywhere else the automatic cuts are equal to the stored ones, so the episodes are too; see `boundaries.py`.
     *_automatic("door seeds", "door", ()),
