@@ -44,7 +44,7 @@ class AttemptRecord:
         reason: see subtask.
         sources: the pieces of demos used, JSON-ready, each with at least "demo".
         start_poses: object -> requested start pose, (x, y, z, qw, qx, qy, qz), metres, world frame.
-        steps: control steps executed, settling included.
+        steps: control steps of the episode; settling is not among them.
         executor: who ran it.
     """
 

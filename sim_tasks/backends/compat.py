@@ -1,4 +1,4 @@
-"""Makes robosuite 1.5.2 run on MuJoCo 3.10 and later. Measured against mujoco 4.0.0; see tests/test_robosuite.py.
+"""Makes robosuite 1.5.2 run on MuJoCo 3.10 and later. Measured against mujoco 4.0.0; see tests/test_backends.py.
 
 Two things changed under robosuite: `mj_fullM` takes `(model, data, dst)` and `MjData.qM` is gone, and an `np.int32` no
 longer equals the joint-type enum it came from. Both are repaired here, nowhere else.
