@@ -7,8 +7,8 @@ followed, and a stored simulator model is not even parsed. `write_demos` writes 
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import DemoError
-from factory.hdf5 import CheckedFile, open_checked
+from factory.hdf5 import CheckedFile, Limits, open_checked
 from factory.scene import SceneState
 
 Array = NDArray[np.float64]
@@ -123,15 +123,16 @@ class AnnotatedDemo:
         return len(next(iter(self.T_world_eef.values())))
 
 
-def read_demos(path: Path | str) -> tuple[Demo, ...]:
+def read_demos(path: Path | str, *, name: str | None = None, limits: Limits | None = None) -> tuple[Demo, ...]:
     """Return the demonstrations of an HDF5 file, `demo_2` before `demo_10`.
 
-    Every array is float64 (signals bool), finite, and as long as the demo's actions; poses are rigid.
+    Every array is float64 (signals bool), finite, and as long as the demo's actions; poses are rigid. Errors call the
+    file `name`, by default its path.
 
     Raises:
         DemoError: one sentence with the file, the key, what was found there and what would be accepted.
     """
-    with open_checked(path) as f:
+    with open_checked(path, limits, name=name) as f:
         if f.attribute("/", "format") == SEED_FORMAT:
             return _read_seeds(f)
         if not f.has_group("data"):
@@ -155,20 +156,31 @@ def write_demos(path: Path | str, demos: Sequence[Demo]) -> None:
         OSError: the file cannot be written.
     """
     path = Path(path)
+    image = demos_image(demos, name=str(path))
     partial = path.with_name(path.name + ".partial")
-    # Built in memory: libhdf5 crashes the process when the disk fills while it closes a file.
-    with h5py.File(partial, "w", driver="core", backing_store=False) as f:
-        f.attrs["format"], f.attrs["version"] = SEED_FORMAT, SEED_VERSION
-        data = f.create_group("data")
-        for i, demo in enumerate(demos):
-            _write_seed(data.create_group(f"demo_{i}"), demo, f"{path}: 'data/demo_{i}")
-        f.flush()
-        image = f.id.get_file_image()
     try:
         partial.write_bytes(image)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def demos_image(demos: Sequence[Demo], *, name: str = "demos", compression: int = 9) -> bytes:
+    """Return the bytes of the file that `write_demos` writes; errors call it `name`.
+
+    A `compression` of 4 takes a third of the time of 9 and one percent more room.
+
+    Raises:
+        DemoError: a demo that `read_demos` would refuse.
+    """
+    # Built in memory: libhdf5 crashes the process when the disk fills while it closes a file.
+    with h5py.File("demos", "w", driver="core", backing_store=False) as f:
+        f.attrs["format"], f.attrs["version"] = SEED_FORMAT, SEED_VERSION
+        data = f.create_group("data")
+        for i, demo in enumerate(demos):
+            _write_seed(data.create_group(f"demo_{i}"), demo, f"{name}: 'data/demo_{i}", compression)
+        f.flush()
+        return f.id.get_file_image()
 
 
 def _reader(f: CheckedFile, first: str) -> Callable[[CheckedFile, str], Demo]:
@@ -278,9 +290,12 @@ def _read_seed(f: CheckedFile, base: str) -> Demo:
     )
 
 
-def _write_seed(group: h5py.Group, demo: Demo, base: str) -> None:
+def _write_seed(group: h5py.Group, demo: Demo, base: str, compression: int) -> None:
     for key in ("name", "path", "format", "environment"):
-        group.attrs[key] = getattr(demo, key)
+        try:
+            group.attrs[key] = getattr(demo, key)
+        except ValueError as e:  # a NUL or half a character
+            raise DemoError(f"{base}': HDF5 cannot store its {key} as text ({e})") from e
     if demo.control_hz is not None:
         group.attrs["control_hz"] = float(demo.control_hz)
     group.attrs["attributes"] = json.dumps(dict(demo.attributes), sort_keys=True)
@@ -294,8 +309,9 @@ def _write_seed(group: h5py.Group, demo: Demo, base: str) -> None:
         # Half the size where nothing is lost: recorded actions are float32 numbers, states are not.
         stored = single if np.array_equal(single, checked) else checked.astype("<f8")
         rows = max(1, min(len(stored), (1 << 20) // max(1, stored[:1].nbytes)))
-        packed = {"chunks": (rows, *stored.shape[1:]), "compression": "gzip", "compression_opts": 9, "shuffle": True}
-        group.create_dataset(key, data=stored, track_times=False, **(packed if stored.size else {}))
+        packed = {"chunks": (rows, *stored.shape[1:]), "compression": "gzip", "compression_opts": compression}
+        packed = {**packed, "shuffle": True} if stored.size else {}
+        group.create_dataset(key, data=stored, track_times=False, **packed)
 
 
 def _seed_arrays(demo: Demo) -> Iterator[tuple[str, NDArray[Any], Callable[..., NDArray[Any]]]]:
@@ -419,8 +435,9 @@ def _isaaclab_rate(args: dict[str, Any]) -> float | None:
 
 def _rate(value: object) -> float | None:
     """Return a positive finite number, or None where a file says something else."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    return float(value) if ok else None  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+        return None
+    return float(value)
 
 
 def _facts(f: CheckedFile, base: str, *names: str) -> dict[str, str]:
@@ -453,5 +470,6 @@ def _check_widths(f: CheckedFile, demos: Sequence[Demo]) -> None:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that compares runs of digits as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    """Sort key that compares runs of digits as numbers, however long they are."""
+    parts = [(part.lstrip("0"), part) for part in re.split(r"(\d+)", name)]
+    return [(len(digits), digits) if part.isdecimal() else (-1, part) for digits, part in parts]

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from factory.failpoints import reached
+
 TMP = ".tmp-"
 
 
@@ -73,8 +75,10 @@ def sync_tree(folder: Path) -> None:
 
 def rename_into_place(staged: Path, place: Path) -> bool:
     """Commit a staged folder; False, with the staged folder removed, when `place` already exists and is not empty."""
+    reached("durable.written")
     sync_tree(staged)
     staged.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+    reached("durable.synced")
     try:
         staged.rename(place)
     except OSError as error:
@@ -82,6 +86,7 @@ def rename_into_place(staged: Path, place: Path) -> bool:
             raise
         shutil.rmtree(staged)
         return False
+    reached("durable.renamed")
     _sync(place.parent)
     return True
 

@@ -149,6 +149,7 @@ class _Arm:
                 start=start,
                 stop=stop,
                 first_step=step,
+                boundary=source.segments[eef][self.subtask].origin,
             )
         )
         T_hand_object = None

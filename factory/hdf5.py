@@ -33,6 +33,14 @@ _LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "an external link"}
 _FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF)
 
 
+class DamagedError(DemoError):
+    """The file starts like HDF5, but its bytes make no sense."""
+
+
+class TooLargeError(DemoError):
+    """What is asked from the file is more than may be read from one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a file may declare.
@@ -95,12 +103,15 @@ class CheckedFile:
         if node.dtype.kind not in "biuf":
             raise self.error(key, f"has type {node.dtype}; numbers are expected")
         self._left -= node.size * node.dtype.itemsize
+        where = f"{self.path}: {key!r} of shape {node.shape}"
         if self._left < 0:
-            raise self.error(key, f"of shape {node.shape} is more than may be read from one file")
+            raise TooLargeError(f"{where} is more than may be read from one file")
         try:
             return np.asarray(node[()])
+        except MemoryError as e:
+            raise TooLargeError(f"{where} needs more memory than there is") from e
         except _BROKEN as e:
-            raise self.error(key, f"of shape {node.shape} cannot be read, its stored bytes are damaged ({e})") from e
+            raise DamagedError(f"{where} cannot be read, its stored bytes are damaged ({e})") from e
 
     def attribute(self, key: str, name: str) -> str | float | bool | None:
         """Return a text, number or truth value attribute of an object, or None when it is absent.
@@ -109,12 +120,16 @@ class CheckedFile:
             DemoError: the attribute is an array or cannot be read.
         """
         node = self._node(key)
-        try:
-            value = None if node is None else node.attrs.get(name)
-        except _BROKEN as e:
-            raise self.error(key, f"has an attribute {name!r} that cannot be read ({e})") from e
-        if value is None:
+        if node is None:
             return None
+        try:
+            if name not in node.attrs:
+                return None
+            # Asked before reading: each element of an array of texts may point at the same megabytes.
+            shape = node.attrs.get_id(name).shape
+            value = node.attrs[name] if shape is not None and math.prod(shape) == 1 else np.empty(0)
+        except _BROKEN as e:
+            raise DamagedError(f"{self.path}: {key!r} has an attribute {name!r} that cannot be read ({e})") from e
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if isinstance(value, str):
@@ -129,25 +144,26 @@ class CheckedFile:
         try:
             return self._file.get(key)
         except _BROKEN as e:
-            raise self.error(key, f"cannot be opened, the file is damaged ({e})") from e
+            raise DamagedError(f"{self.path}: {key!r} cannot be opened, the file is damaged ({e})") from e
 
 
 @contextmanager
-def open_checked(path: Path | str, limits: Limits | None = None) -> Generator[CheckedFile]:
-    """Open a file for reading after its structure has been checked.
+def open_checked(path: Path | str, limits: Limits | None = None, *, name: str | None = None) -> Generator[CheckedFile]:
+    """Open a file for reading after its structure has been checked; errors call it `name`, by default its path.
 
     Raises:
         DemoError: the path is not a readable, whole HDF5 file, or `check` refuses what is inside.
     """
     path, limits = Path(path), limits or Limits()
-    _check_path(path)
+    shown = Path(path if name is None else name)
+    _check_path(path, shown)
     try:
         file = h5py.File(path, "r", locking=False)
     except _BROKEN as e:
-        raise DemoError(f"{path}: starts like HDF5 but is truncated or damaged ({e})") from e
+        raise DamagedError(f"{shown}: starts like HDF5 but is truncated or damaged ({e})") from e
     with file:
-        check(file, path, limits)
-        yield CheckedFile(file, path, limits)
+        check(file, shown, limits)
+        yield CheckedFile(file, shown, limits)
 
 
 def check(file: h5py.File, path: Path, limits: Limits) -> None:
@@ -160,7 +176,7 @@ def check(file: h5py.File, path: Path, limits: Limits) -> None:
         root = h5o.get_info(file.id)
         waiting: list[tuple[h5g.GroupID, str, int]] = [(h5g.open(file.id, b"/"), "", 0)]
     except _BROKEN as e:
-        raise DemoError(f"{path}: '/' cannot be opened, the file is damaged ({e})") from e
+        raise DamagedError(f"{path}: '/' cannot be opened, the file is damaged ({e})") from e
     seen: set[tuple[int, int]] = {(root.fileno, root.addr)}
     while waiting:
         group, where, depth = waiting.pop()
@@ -172,34 +188,35 @@ def check(file: h5py.File, path: Path, limits: Limits) -> None:
                 key = f"{where}/{name.decode('utf-8', 'backslashreplace')}".lstrip("/")
                 _check_member(group, name, key, depth, waiting, seen, limits)
         except _RefusedError as e:
-            raise DemoError(f"{path}: {(e.key or where or '/')!r} {e}") from e
+            kind = DamagedError if e.damaged else DemoError
+            raise kind(f"{path}: {(e.key or where or '/')!r} {e}") from e
         except _BROKEN as e:
-            raise DemoError(f"{path}: {where or '/'!r} cannot be walked, the file is damaged ({e})") from e
+            raise DamagedError(f"{path}: {where or '/'!r} cannot be walked, the file is damaged ({e})") from e
 
 
 class _RefusedError(Exception):
     """Why an object is refused; `key` is set where it is not the group being walked."""
 
-    def __init__(self, reason: str, key: str = "") -> None:
+    def __init__(self, reason: str, key: str = "", *, damaged: bool = False) -> None:
         super().__init__(reason)
-        self.key = key
+        self.key, self.damaged = key, damaged
 
 
-def _check_path(path: Path) -> None:
+def _check_path(path: Path, shown: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as e:
-        raise DemoError(f"{path}: no such file; an HDF5 file of demonstrations is expected ({e})") from e
+        raise DemoError(f"{shown}: no such file; an HDF5 file of demonstrations is expected ({e})") from e
     if not stat.S_ISREG(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise DemoError(f"{path}: is {kind}; an HDF5 file of demonstrations is expected")
+        raise DemoError(f"{shown}: is {kind}; an HDF5 file of demonstrations is expected")
     try:
         with path.open("rb") as f:
             start = f.read(8)
     except OSError as e:
-        raise DemoError(f"{path}: cannot be read ({e.strerror})") from e
+        raise DemoError(f"{shown}: cannot be read ({e.strerror})") from e
     if start != b"\x89HDF\r\n\x1a\n":
-        raise DemoError(f"{path}: is not an HDF5 file: it starts with {start!r}, expected b'\\x89HDF\\r\\n\\x1a\\n'")
+        raise DemoError(f"{shown}: is not an HDF5 file: it starts with {start!r}, expected b'\\x89HDF\\r\\n\\x1a\\n'")
 
 
 def _check_member(
@@ -232,9 +249,9 @@ def _check_member(
         try:
             _check_dataset(h5d.open(group, name), limits)
         except _RefusedError as e:
-            raise _RefusedError(str(e), key) from e
+            raise _RefusedError(str(e), key, damaged=e.damaged) from e
         except _BROKEN as e:
-            raise _RefusedError(f"cannot be examined, the file is damaged ({e})", key) from e
+            raise _RefusedError(f"cannot be examined, the file is damaged ({e})", key, damaged=True) from e
     else:
         raise _RefusedError("is neither a group nor a dataset", key)
 
@@ -294,6 +311,6 @@ def _check_attributes(node: h5g.GroupID | h5d.DatasetID, limits: Limits) -> None
         try:
             item = _check_type(attribute.get_type())
         except _RefusedError as e:
-            raise _RefusedError(f"attribute {name!r} {e}") from e
+            raise _RefusedError(f"attribute {name!r} {e}", damaged=e.damaged) from e
         if attribute.get_space().get_simple_extent_npoints() * item > limits.attribute_bytes:
             raise _RefusedError(f"attribute {name!r} is larger than {limits.attribute_bytes} bytes")

@@ -50,6 +50,7 @@ class SourceUse:
         start: first source row used, after jitter; stop is exclusive.
         stop: see start.
         first_step: control step of the episode at which the bridge to it began.
+        boundary: what the piece's end in the source was read from, see `segmentation.Segment.origin`.
     """
 
     eef: str
@@ -59,6 +60,7 @@ class SourceUse:
     start: int
     stop: int
     first_step: int
+    boundary: str
 
 
 BRIDGE_M = 0.02

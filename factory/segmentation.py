@@ -6,8 +6,9 @@ automatic cut never looks at a signal; it reads what the gripper is told, what t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from factory.specs import SubtaskSpec, TaskSpec
 Array = NDArray[np.float64]
 Truths = NDArray[np.bool_]
 Method = Literal["stored", "predicates", "automatic"]
-Origin = Literal["stored", "predicate", "automatic", "end"]
+Origin = Literal["stored", "predicate", "automatic", "person", "end"]
 METHODS: tuple[Method, ...] = ("stored", "predicates", "automatic")
 
 _HELD_M = 0.0007
@@ -87,6 +88,34 @@ def split(demo: AnnotatedDemo, task: TaskSpec, method: Method = "stored") -> dic
     if method not in METHODS:
         raise DemoError(unknown_name("segmentation method", method, METHODS))
     return {eef: _split_arm(demo, task, eef, method) for eef in task.subtasks}
+
+
+def cut_at(demo: AnnotatedDemo, task: TaskSpec, stops: Mapping[str, Sequence[int]]) -> dict[str, tuple[Segment, ...]]:
+    """Return the segments that end where a person said; the last one of each end effector ends with the demo.
+
+    Args:
+        demo: in the task's names.
+        task: whose subtasks they are.
+        stops: end effector -> one step per subtask but the last, exclusive, in order.
+
+    Raises:
+        DemoError: an end effector is missing or unknown, or its stops do not divide the demo into its subtasks.
+    """
+    if sorted(stops) != sorted(task.subtasks):
+        raise DemoError(
+            f"demo {demo.name!r}: boundaries are given for {sorted(stops)}, the task has {sorted(task.subtasks)}"
+        )
+    found: dict[str, tuple[Segment, ...]] = {}
+    for eef, chain in task.subtasks.items():
+        ends = [0, *stops[eef], len(demo)]
+        if len(ends) != len(chain) + 1 or any(a >= b for a, b in pairwise(ends)):
+            raise DemoError(
+                f"demo {demo.name!r}, {eef}: boundaries {list(stops[eef])} must be {len(chain) - 1} rising steps "
+                f"between 1 and {len(demo) - 1}, one after each of {', '.join(s.name for s in chain[:-1])}"
+            )
+        pieces = [Segment(start=a, stop=b, origin="person") for a, b in pairwise(ends)]
+        found[eef] = (*pieces[:-1], Segment(start=ends[-2], stop=len(demo), origin="end"))
+    return found
 
 
 def boundary_errors(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from factory.demos import Demo
 from factory.errors import DemoError
 from factory.retargeting import Source, check_sources, settled_row
-from factory.segmentation import split
+from factory.segmentation import cut_at, split
 from factory.sim import SimBackend
 from factory.specs import GenerationSpec, TaskSpec
 
@@ -27,8 +27,26 @@ class Preparation:
     refused: tuple[str, ...]
 
 
-def prepare_sources(backend: SimBackend, task: TaskSpec, demos: Sequence[Demo], spec: GenerationSpec) -> Preparation:
+def source_name(demo: Demo) -> str:
+    """Return what a demo is called among the sources of a job: its file's name and its own."""
+    return f"{Path(demo.path).stem}/{demo.name}"
+
+
+def prepare_sources(
+    backend: SimBackend,
+    task: TaskSpec,
+    demos: Sequence[Demo],
+    spec: GenerationSpec,
+    cuts: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+) -> Preparation:
     """Annotate and cut demos; one that cannot be used is refused with a reason, the others go on.
+
+    Args:
+        backend: reads the demos' states.
+        task: the task they show.
+        demos: as stored.
+        spec: settings; says how demos are cut.
+        cuts: `source_name` -> boundaries that a person set, as `segmentation.cut_at` takes them; they win.
 
     Raises:
         DemoError: no demo can be used, or the settings do not fit the cuts.
@@ -38,9 +56,13 @@ def prepare_sources(backend: SimBackend, task: TaskSpec, demos: Sequence[Demo], 
     for demo in demos:
         try:
             annotated = backend.annotate(demo)
-            segments = split(annotated, task, spec.segmentation)
+            name = source_name(demo)
+            by_hand = (cuts or {}).get(name)
+            segments = (
+                split(annotated, task, spec.segmentation) if by_hand is None else cut_at(annotated, task, by_hand)
+            )
             source = Source(
-                demo=replace(annotated, name=f"{Path(demo.path).stem}/{demo.name}"),
+                demo=replace(annotated, name=name),
                 segments=segments,
                 settled=settled_row(annotated),
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import signal
@@ -13,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
 
+from api import jobs
+from api.database import Database, sqlite_url
+from api.tables import Attempt, Event
 from factory.dataset_checks import verify_dataset
 from factory.dataset_reading import dataset_digest, open_dataset, read_episodes
-from factory.errors import DatasetError, SpecError
+from factory.errors import BackendError, DatasetError, SpecError, StorageError
 from factory.provenance import read_attempts
 from factory.statistics import AttemptRecord
 from tests import tower
-from workers import dispatcher, finish, jobs
 from workers import generate as generating
-from workers.dispatcher import prefix_end
+from workers import local, worker
+from workers.generate import work_folder_of
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     return Reference(demos=demos, root=root, digest=dataset_digest(root), records=tuple(read_attempts(root)))
 
 
-@pytest.fixture
-def committed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The indices in the records file when a job is finished, in the order of their commits."""
-    seen: list[int] = []
-    original = generating.finish_job
-
-    def finish_job(out, work, *args, **kwargs):
-        seen.extend(json.loads(line)["index"] for line in work.records_file.read_text().splitlines())
-        return original(out, work, *args, **kwargs)
-
-    monkeypatch.setattr(generating, "finish_job", finish_job)
-    return seen
-
-
 class _StoppedError(Exception):
     pass
 
@@ -72,11 +61,29 @@ def stop_after(count: int) -> tower.Watcher:
     return tower.Watcher(stop)
 
 
-def interrupted(out: Path, demos: Path, count: int, **changes) -> jobs.WorkFolder:
+def interrupted(out: Path, demos: Path, count: int, **changes) -> Path:
     """Leave the work folder of a job that was stopped after `count` attempts."""
     with pytest.raises(_StoppedError):
         tower.make(out, demos, watcher=stop_after(count), **changes)
-    return jobs.work_folder_of(out)
+    return work_folder_of(out)
+
+
+def book_of(work: Path) -> Database:
+    return Database(sqlite_url(work / "book.db"))
+
+
+def committed(work: Path) -> dict[int, str]:
+    """The attempts in a folder's job book: index -> the shard's hash."""
+    if not (work / "book.db").exists():
+        return {}
+    book = book_of(work)
+    try:
+        with book.reading() as session:
+            return dict(session.exec(select(Attempt.idx, Attempt.shard_sha256).order_by(Attempt.idx)).all())
+    except StorageError:  # the tables are not there yet
+        return {}
+    finally:
+        book.close()
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
@@ -84,10 +91,6 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) 
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for {what}"
         time.sleep(0.02)
-
-
-def lines_of(work: jobs.WorkFolder) -> int:
-    return work.records_file.read_bytes().count(b"\n") if work.records_file.exists() else 0
 
 
 def children_of(pid: int) -> list[int]:
@@ -126,7 +129,7 @@ def test_a_job_ends_at_its_nth_success_in_index_order(reference: Reference) -> N
     assert episodes == [record.index for record in reference.records if record.outcome == "success"]
     assert open_dataset(reference.root).job["stopped_by"] == "target"
     verify_dataset(reference.root)
-    assert not jobs.work_folder_of(reference.root).root.exists()
+    assert not work_folder_of(reference.root).exists()
 
 
 def test_two_workers_make_the_same_dataset(reference: Reference, tmp_path: Path) -> None:
@@ -138,28 +141,6 @@ def test_another_seed_makes_another_dataset(reference: Reference, tmp_path: Path
     tower.make(tmp_path / "other", reference.demos, generation={"seed": 1}, episodes=1)
     assert dataset_digest(tmp_path / "other") != reference.digest
     assert read_attempts(tmp_path / "other")[0].start_poses != reference.records[0].start_poses
-
-
-def _records(outcomes: str, *, missing: tuple[int, ...] = ()) -> dict[int, AttemptRecord]:
-    kinds = {"S": {"outcome": "success", "held": True}, ".": {"outcome": "failure", "reason": "dropped"}}
-    return {i: AttemptRecord(index=i, **kinds[c]) for i, c in enumerate(outcomes) if i not in missing}
-
-
-@pytest.mark.parametrize(
-    ("job", "records", "expected"),
-    [
-        ({"episodes": 2, "max_attempts": 9}, _records(".SS.S"), (3, "target")),
-        # A success that is there already waits for the gap before it: another run may find one in the gap.
-        ({"episodes": 2, "max_attempts": 9}, _records("S..SS", missing=(1,)), (1, "")),
-        ({"episodes": 2, "max_attempts": 4}, _records("S...S"), (4, "max_attempts")),
-        ({"episodes": 1, "max_attempts": 9}, {}, (0, "")),
-        ({"attempts": 4, "max_attempts": 9}, _records("SSSSSS"), (4, "attempts")),
-        ({"attempts": 4, "max_attempts": 9}, _records("SSS"), (3, "")),
-    ],
-)
-def test_only_the_contiguous_prefix_decides(job, records, expected) -> None:
-    spec = jobs.JobSpec(task="stack_three", generation=tower.request(Path(), Path()).generation, **job)
-    assert prefix_end(spec, records) == expected
 
 
 def test_attempts_asks_for_exactly_so_many_and_keep_failed_keeps_the_others(
@@ -194,32 +175,30 @@ def test_no_success_is_a_sentence_with_reasons_and_no_dataset(reference: Referen
 # --- stopped and resumed ----------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_where_it_was(reference: Reference, tmp_path: Path, committed: list[int]) -> None:
+def test_a_killed_run_goes_on_where_it_was(reference: Reference, tmp_path: Path) -> None:
     out = tmp_path / "towers"
-    work = jobs.work_folder_of(out)
+    work = work_folder_of(out)
     with started(*tower.arguments(out, reference.demos)) as process:
-        wait_for(lambda: lines_of(work) >= 2, "two committed attempts")
+        wait_for(lambda: len(committed(work)) >= 2, "two committed attempts")
         workers = children_of(process.pid)
         process.kill()
         process.wait()
-        wait_for(lambda: not any(runs(pid) for pid in workers), "the workers to die with their parent", 10)
+        wait_for(lambda: not any(runs(pid) for pid in workers), "the workers to die with their parent", 2)
     assert not out.exists()
-    before = work.records_file.read_bytes()
+    before = committed(work)
     watcher = tower.Watcher()
     tower.make(out, reference.demos, watcher=watcher)
     assert dataset_digest(out) == reference.digest
-    assert watcher.found == before.count(b"\n")
-    assert len(committed) == len(set(committed)), "an attempt was committed twice"
-    assert committed[: watcher.found] == [json.loads(line)["index"] for line in before.splitlines()[: watcher.found]]
-    assert watcher.counts[0] == watcher.found + 1
-    assert not work.root.exists()
+    assert watcher.found == len(before)
+    assert watcher.counts[0] >= watcher.found
+    assert not work.exists()
 
 
 def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(reference: Reference, tmp_path: Path) -> None:
     out = tmp_path / "towers"
-    work = jobs.work_folder_of(out)
+    work = work_folder_of(out)
     with started(*tower.arguments(out, reference.demos)) as process:
-        wait_for(lambda: lines_of(work) >= 1, "a committed attempt")
+        wait_for(lambda: committed(work), "a committed attempt")
         workers = children_of(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does
         _, said = process.communicate(timeout=30)
@@ -237,7 +216,7 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(reference: Ref
 def test_ctrl_c_while_the_workers_start_is_quiet_too(reference: Reference, tmp_path: Path) -> None:
     out = tmp_path / "towers"
     with started(*tower.arguments(out, reference.demos)) as process:
-        wait_for(jobs.work_folder_of(out).records_file.exists, "the job to begin")
+        wait_for((work_folder_of(out) / "book.db").exists, "the job to begin")
         wait_for(lambda: len(children_of(process.pid)) >= 2, "a worker beside multiprocessing's own helper")
         time.sleep(0.2)  # the worker is importing now, before it can ignore the signal itself
         os.killpg(process.pid, signal.SIGINT)
@@ -246,43 +225,35 @@ def test_ctrl_c_while_the_workers_start_is_quiet_too(reference: Reference, tmp_p
     assert "Traceback" not in said
 
 
-def test_a_torn_last_line_is_work_to_be_done_again(reference: Reference, tmp_path: Path, committed: list[int]) -> None:
-    work = interrupted(tmp_path / "torn", reference.demos, 3)
-    whole = work.records_file.read_bytes()
-    work.records_file.write_bytes(whole[:-20])
-    watcher = tower.Watcher()
-    tower.make(tmp_path / "torn", reference.demos, watcher=watcher)
-    assert (watcher.found, watcher.counts[0]) == (2, 3)
-    assert dataset_digest(tmp_path / "torn") == reference.digest
-    assert committed == [record.index for record in reference.records]
-
-
+@pytest.mark.parametrize("moment", ["finalize.written", "finalize.before_report"])
 def test_a_run_killed_before_it_could_clean_up_is_finished_by_the_next(
-    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Reference, tmp_path: Path, moment: str
 ) -> None:
-    """The dataset is there; the dataset of failures, the report and the removal of the work folder are not."""
+    """The dataset is there; the row that makes it known, the report or the removal of the work folder are not.
 
-    def killed(root: Path) -> Path:
-        raise _StoppedError
-
+    The worker that writes is killed at the moment; the dispatcher starts another one.
+    """
     out, count = tmp_path / "towers", len(reference.records)
-    with monkeypatch.context() as patch:
-        patch.setattr(finish, "write_report", killed)
-        with pytest.raises(_StoppedError):
-            tower.make(out, reference.demos, attempts=count, keep_failed=True)
-    before = dataset_digest(out)
-    (tmp_path / "towers-failed").rename(tmp_path / "gone")
-    done = tower.make(out, reference.demos, attempts=count, keep_failed=True, command="typed otherwise")
-    assert dataset_digest(out) == before
-    assert done.report.exists()
-    assert done.failed_root is not None
-    assert done.failed_root.exists()
-    assert not jobs.work_folder_of(out).root.exists()
+    marker = tmp_path / "killed"
+    command = [
+        word for word in tower.arguments(out, reference.demos, "--keep-failed") if word not in ("--episodes", "4")
+    ]
+    environment = {**os.environ, "FACTORY_FAILPOINT": f"{moment}:1:{marker}"}
+    with started(*command, "--attempts", str(count), env=environment) as process:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert marker.exists(), "nothing was killed"
+    whole = tmp_path / "whole"
+    tower.make(whole, reference.demos, attempts=count, keep_failed=True)
+    assert dataset_digest(out) == dataset_digest(whole)
+    assert dataset_digest(tmp_path / "towers-failed") == dataset_digest(tmp_path / "whole-failed")
+    assert (out / "report.html").exists()
+    assert not work_folder_of(out).exists()
 
 
 def test_another_job_is_kept_out_of_unfinished_work(reference: Reference, tmp_path: Path) -> None:
     work = interrupted(tmp_path / "towers", reference.demos, 1)
-    before = work.records_file.read_bytes()
+    before = committed(work)
     for changes, named in (
         ({"generation": {"seed": 5}}, "generation.seed"),
         ({"keep_failed": True}, "keep_failed"),
@@ -290,21 +261,38 @@ def test_another_job_is_kept_out_of_unfinished_work(reference: Reference, tmp_pa
         with pytest.raises(SpecError, match=rf"unfinished work of another job \(differs in: {named}\)"):
             tower.make(tmp_path / "towers", reference.demos, **changes)
     other = tower.write_demonstrations(tmp_path / "other.hdf5", count=2)
-    with pytest.raises(SpecError, match="sources_sha256"):
+    with pytest.raises(SpecError, match="differs in: sources"):
         tower.make(tmp_path / "towers", other)
-    assert work.records_file.read_bytes() == before
+    assert committed(work) == before
 
 
 def test_other_stop_rules_go_on_from_what_was_tried(reference: Reference, tmp_path: Path) -> None:
     work = interrupted(tmp_path / "towers", reference.demos, 1)
-    committed = {path.name: path.stat().st_mtime_ns for path in work.shards.iterdir()}
-    assert committed
-    asked = jobs.JobSpec(**{**vars(work.read_job()), "episodes": None, "attempts": 3})
-    again, job = jobs.open_work(tmp_path / "towers", asked, generating.load_demos("stack_three", [reference.demos]))
-    assert again == work
-    assert (job.episodes, job.attempts) == (None, 3)
-    assert work.read_job() == job
-    assert {path.name: path.stat().st_mtime_ns for path in work.shards.iterdir()} == committed
+    before = committed(work)
+    assert before
+    watcher = tower.Watcher()
+    done = tower.make(tmp_path / "towers", reference.demos, watcher=watcher, attempts=5)
+    assert watcher.found == len(before)
+    assert (done.rule, done.attempts) == ("attempts", 5)
+    assert list(read_attempts(tmp_path / "towers")) == list(reference.records[:5])
+
+
+def test_fewer_episodes_than_are_there_end_the_job_where_it_had_so_many(reference: Reference, tmp_path: Path) -> None:
+    interrupted(tmp_path / "towers", reference.demos, 5)
+    done = tower.make(tmp_path / "towers", reference.demos, episodes=1)
+    outcomes = [record.outcome for record in reference.records]
+    assert (done.rule, done.episodes, done.attempts) == ("target", 1, outcomes.index("success") + 1)
+
+
+def test_a_job_without_success_goes_on_with_a_larger_limit(reference: Reference, tmp_path: Path) -> None:
+    first = [record.outcome for record in reference.records].index("success")
+    failing = {"generation": {"noise_normalised": 3.0}} if first == 0 else {}
+    with pytest.raises(DatasetError, match="a larger limit goes on from here"):
+        tower.make(tmp_path / "none", reference.demos, attempts=max(1, first), **failing)
+    watcher = tower.Watcher()
+    with pytest.raises(DatasetError) if failing else contextlib.nullcontext():
+        tower.make(tmp_path / "none", reference.demos, watcher=watcher, attempts=max(1, first) + 1, **failing)
+    assert watcher.found == max(1, first)
 
 
 def test_a_finished_job_is_not_done_again(reference: Reference, tmp_path: Path) -> None:
@@ -313,7 +301,7 @@ def test_a_finished_job_is_not_done_again(reference: Reference, tmp_path: Path) 
     with pytest.raises(DatasetError, match=r"another dataset \(differs in: generation.seed\)"):
         tower.make(reference.root, reference.demos, generation={"seed": 5})
     other = tower.write_demonstrations(tmp_path / "other.hdf5", count=2)
-    with pytest.raises(DatasetError, match=r"another dataset \(differs in: sources_sha256\)"):
+    with pytest.raises(DatasetError, match=r"another dataset \(differs in: sources\)"):
         tower.make(reference.root, other)
     assert dataset_digest(reference.root) == reference.digest
 
@@ -321,44 +309,101 @@ def test_a_finished_job_is_not_done_again(reference: Reference, tmp_path: Path) 
 # --- workers that die -------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_loses_nothing(
-    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: list[int]
-) -> None:
-    monkeypatch.setattr(dispatcher.simulate, "serve", tower.mortal_serve)
-    tower.make(tmp_path / "towers", reference.demos)
+def test_a_worker_that_is_killed_loses_nothing(reference: Reference, tmp_path: Path) -> None:
+    """It dies with a shard in its place and nobody told."""
+    marker = tmp_path / "killed"
+    environment = {**os.environ, "FACTORY_FAILPOINT": f"durable.renamed:2:{marker}"}
+    with started(*tower.arguments(tmp_path / "towers", reference.demos), env=environment) as process:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert marker.exists(), "nothing was killed"
     assert dataset_digest(tmp_path / "towers") == reference.digest
-    assert sorted(committed) == [record.index for record in reference.records]
+
+
+DEADLY_INDEX = 3
+
+
+def deadly_serve(*arguments) -> None:
+    """A worker that is killed whenever it has attempt `DEADLY_INDEX`."""
+    original = worker.run_attempts
+
+    def run_attempts(backend, task, sources, spec, indices):
+        def deadly():
+            for index in indices:
+                if index == DEADLY_INDEX:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield index
+
+        return original(backend, task, sources, spec, deadly())
+
+    worker.run_attempts = run_attempts
+    local.serve(*arguments)
 
 
 def test_an_attempt_that_kills_its_worker_three_times_is_poison(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deaths: list[int] = []
-    original = generating.finish_job
+    told: list[Event] = []
+    original = generating._finished
 
-    def finish_job(out, work, *args, **kwargs):
-        deaths.append(len((work.root / "died").read_text()))
-        return original(out, work, *args, **kwargs)
+    def finished(request, job, database):
+        with database.reading() as session:
+            told.extend(jobs.events(session, job.id))
+        return original(request, job, database)
 
-    monkeypatch.setattr(generating, "finish_job", finish_job)
-    monkeypatch.setattr(dispatcher.simulate, "serve", tower.deadly_serve)
+    monkeypatch.setattr(generating, "_finished", finished)
+    monkeypatch.setattr(local, "serve", deadly_serve)
     tower.make(tmp_path / "towers", reference.demos, attempts=5)
-    assert deaths == [3]
+    deaths = [event.data for event in told if event.type == "worker.died"]
+    assert [(d["attempt"], d["strike"]) for d in deaths] == [(DEADLY_INDEX, 1), (DEADLY_INDEX, 2), (DEADLY_INDEX, 3)]
+    assert all(d["how"] == "killed by SIGKILL" for d in deaths)
     records = read_attempts(tmp_path / "towers")
-    poison = records[tower.DEADLY_INDEX]
+    poison = records[DEADLY_INDEX]
     assert (poison.outcome, poison.reason, poison.held) == ("failure", "infra_poison", False)
-    others = [r for r in records if r.index != tower.DEADLY_INDEX]
-    assert others == [r for r in reference.records[:5] if r.index != tower.DEADLY_INDEX]
+    others = [r for r in records if r.index != DEADLY_INDEX]
+    assert others == [r for r in reference.records[:5] if r.index != DEADLY_INDEX]
+
+
+def defective_serve(*arguments) -> None:
+    """A worker with a defect: an exception nobody foresaw."""
+
+    def run_attempts(*_):
+        raise ZeroDivisionError("a defect")
+        yield
+
+    worker.run_attempts = run_attempts
+    local.serve(*arguments)
+
+
+def test_a_defect_ends_the_job_and_says_where_it_was(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "serve", defective_serve)
+    with pytest.raises(BackendError, match=r"(?s)Traceback.*ZeroDivisionError: a defect"):
+        tower.make(tmp_path / "towers", reference.demos)
+
+
+def stillborn_serve(*arguments) -> None:
+    """A worker that cannot even start."""
+    os._exit(7)
+
+
+def test_workers_that_cannot_start_are_a_sentence(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "serve", stillborn_serve)
+    with pytest.raises(BackendError, match="in a row ended with exit code 7 before they could start"):
+        tower.make(tmp_path / "towers", reference.demos)
 
 
 # --- a disk that takes no more ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("demos", "bytes_per_file"), [pytest.param(1, 25_000, id="shards"), pytest.param(3, 90_000, id="dataset")]
+    ("demos", "bytes_per_file"), [pytest.param(1, 25_000, id="book"), pytest.param(3, 330_000, id="later")]
 )
 def test_a_full_disk_is_a_sentence_and_leaves_no_half_dataset(tmp_path: Path, demos: int, bytes_per_file: int) -> None:
-    """No file may grow beyond a size: a shard does not fit, or the finished dataset's tables do not."""
+    """No file may grow beyond a size; the job book is the first to be in need of room."""
     given = tower.write_demonstrations(tmp_path / "given.hdf5", count=demos)
     out = tmp_path / "made" / "towers"
 
@@ -369,7 +414,6 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_dataset(tmp_path: Path, de
         _, said = process.communicate(timeout=120)
     assert process.returncode == 2, said
     assert "error: " in said
-    assert "File too large" in said
     assert "Traceback" not in said
     assert {path.name for path in out.parent.iterdir()} <= {"towers.work"}
     assert not list(out.parent.rglob(".tmp-*"))

@@ -1,12 +1,10 @@
-"""Jobs without physics: the catalogue's "stack_three" on the kinematic backend, and workers that die on purpose."""
+"""Jobs without physics: the catalogue's "stack_three" on the kinematic backend."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,10 @@ from factory.demos import Demo, write_demos
 from factory.placements import sample_placements
 from factory.sim import Block
 from factory.specs import GenerationSpec
-from factory.statistics import AttemptRecord
 from sim_tasks.backends.kinematic import KinematicBackend
 from sim_tasks.catalog import TASKS
 from tests.kinematic import DOWN, _yaw
-from workers import simulate
-from workers.finish import Finished
-from workers.generate import Request, generate
-from workers.jobs import WorkFolder
+from workers.generate import Finished, Request, generate
 
 TASK = TASKS["stack_three"]
 
@@ -86,13 +80,13 @@ class Watcher:
         self.found: int | None = None
         self._on_record = on_record
 
-    def attempts(self, records: Mapping[int, AttemptRecord]) -> None:
+    def attempts(self, attempted: int, succeeded: int) -> None:
         """Remember how many there are."""
-        self.counts.append(len(records))
+        self.counts.append(attempted)
         if self._on_record is not None:
-            self._on_record(len(records))
+            self._on_record(attempted)
 
-    def rendering(self, done: int) -> None:
+    def rendering(self, done: int, total: int) -> None:
         """Nothing is rendered here."""
 
     def resumed(self, finished: int) -> None:
@@ -140,31 +134,3 @@ def start(*command: str, **options: Any) -> subprocess.Popen:
     """Start `factory ...` as a group of its own, its output piped as text."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     return subprocess.Popen([*COMMAND, *command], **pipes, **options)
-
-
-MORTAL_INDEX, DEADLY_INDEX = 1, 3
-
-
-def mortal_serve(work: WorkFolder, connection: Connection) -> None:
-    """A worker that is killed once, at the end of attempt `MORTAL_INDEX`, with its shard written and no record."""
-    _serve_until_death(work, connection, MORTAL_INDEX, once=True)
-
-
-def deadly_serve(work: WorkFolder, connection: Connection) -> None:
-    """A worker that is killed whenever it has attempt `DEADLY_INDEX`."""
-    _serve_until_death(work, connection, DEADLY_INDEX, once=False)
-
-
-def _serve_until_death(work: WorkFolder, connection: Connection, index: int, *, once: bool) -> None:
-    commit, marker = simulate.commit, work.root / "died"
-
-    def commit_and_die(*args: Any) -> AttemptRecord:
-        record = commit(*args)
-        if record.index == index and not (once and marker.exists()):
-            with marker.open("a") as deaths:
-                deaths.write("x")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return record
-
-    simulate.commit = commit_and_die
-    simulate.serve(work, connection)

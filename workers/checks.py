@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from factory.demos import Demo, read_demos
+from factory.demos import AnnotatedDemo, Demo, read_demos
 from factory.errors import DemoError, FactoryError
 from factory.lint import Finding, lint
 from factory.segmentation import Segment, split
@@ -30,6 +32,7 @@ class DemoCheck:
         segments: end effector -> cuts; empty when the demo cannot be cut.
         findings: what is suspicious.
         problem: why the demo cannot be used as a source; empty when it can.
+        timeline: what a picture of the demo shows over its steps; empty when its states could not be read.
     """
 
     name: str
@@ -39,6 +42,7 @@ class DemoCheck:
     segments: dict[str, tuple[Segment, ...]]
     findings: tuple[Finding, ...]
     problem: str
+    timeline: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +74,96 @@ def check_file(path: Path, *, task_name: str | None = None, method: str = "store
         DemoError: the file cannot be read; the sentence says what and where.
         SpecError: the named task does not exist.
     """
-    demos = read_demos(path)
+    return check_demos(read_demos(path), path=str(path), task_name=task_name, method=method, replay=replay)
+
+
+def check_demos(
+    demos: Sequence[Demo], *, path: str, task_name: str | None = None, method: str = "stored", replay: bool = True
+) -> FileCheck:
+    """Look at every demo of a file that has been read; arguments and errors are those of `check_file`."""
     task = find_task(task_name) if task_name else match_task(demos)
     if task is None:
         plain = tuple(_unmatched(demo) for demo in demos)
-        return FileCheck(path=str(path), format=demos[0].format, environment=demos[0].environment, task="", demos=plain)
+        return FileCheck(path=path, format=demos[0].format, environment=demos[0].environment, task="", demos=plain)
     backend = open_backend(task)
     try:
         checks = tuple(_check(demo, task, backend, method=method, replay=replay) for demo in demos)
     finally:
         backend.close()
-    return FileCheck(
-        path=str(path), format=demos[0].format, environment=demos[0].environment, task=task.name, demos=checks
-    )
+    return FileCheck(path=path, format=demos[0].format, environment=demos[0].environment, task=task.name, demos=checks)
+
+
+def report_on(demos: Sequence[Demo], task_name: str | None) -> dict[str, Any]:
+    """Return what the service keeps of a check, JSON: "task", "usable", "problem" and "report".
+
+    The report names the subtasks beside their cuts and carries what is needed to draw a timeline of each demo.
+    """
+    check = check_demos(demos, path=demos[0].path, task_name=task_name, replay=False)
+    problems = [demo.problem for demo in check.demos if demo.problem]
+    report = {
+        "format": check.format,
+        "environment": check.environment,
+        "task": check.task or None,
+        "usable": check.usable,
+        "demos": [_demo_report(demo, find_task(check.task) if check.task else None) for demo in check.demos],
+    }
+    return {"task": check.task, "usable": check.usable, "problem": problems[0] if problems else "", "report": report}
+
+
+def _demo_report(demo: DemoCheck, task: TaskSpec | None) -> dict[str, Any]:
+    return {
+        "name": demo.name,
+        "steps": demo.steps,
+        "success_by_state": demo.success_by_state,
+        "success_by_replay": demo.success_by_replay,
+        "problem": demo.problem,
+        "segments": {
+            eef: [
+                {
+                    "name": sub.name,
+                    "start": s.start,
+                    "stop": s.stop,
+                    "confidence": s.confidence,
+                    "origin": s.origin,
+                }
+                for s, sub in zip(cuts, task.subtasks[eef] if task else (), strict=True)
+            ]
+            for eef, cuts in demo.segments.items()
+        },
+        "findings": [
+            {"severity": f.severity, "code": f.code, "subtask": f.subtask, "step": f.step, "message": f.message}
+            for f in demo.findings
+        ],
+        "timeline": dict(demo.timeline),
+    }
+
+
+_POINTS = 200
+"""Values kept of each curve of a timeline: a picture is not wider than that many steps of the eye."""
+
+
+def timeline_of(demo: AnnotatedDemo, task: TaskSpec) -> dict[str, Any]:
+    """Return curves over a demo's steps, evenly thinned (gripper command, hand height), and when signals are true."""
+    signals: dict[str, list[list[int]]] = {}
+    for name, predicate in task.signals.items():
+        if name in demo.signals:
+            truth = np.asarray(demo.signals[name], bool)
+        elif demo.scene is not None:
+            truth = np.asarray(predicate(demo.scene), bool)[: len(demo)]
+        else:
+            continue
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], truth, [False]]).astype(int)))
+        signals[name] = edges.reshape(-1, 2).tolist()
+    return {
+        "gripper": {eef: _thinned(values[:, 0]) for eef, values in demo.gripper.items()},
+        "height_m": {eef: _thinned(T[:, 2, 3]) for eef, T in demo.T_world_eef.items()},
+        "signals": signals,
+    }
+
+
+def _thinned(values: NDArray[np.float64]) -> list[float]:
+    rows = np.unique(np.linspace(0, len(values) - 1, min(len(values), _POINTS)).round().astype(int))
+    return [round(float(v), 4) for v in values[rows]]
 
 
 def match_task(demos: Sequence[Demo]) -> TaskSpec | None:
@@ -113,6 +194,7 @@ def _check(demo: Demo, task: TaskSpec, backend: SimBackend, *, method: str, repl
         segments=segments,
         findings=lint(annotated, task, segments or None),
         problem=problem,
+        timeline=timeline_of(annotated, task),
     )
 
 

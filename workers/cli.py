@@ -200,8 +200,7 @@ def generate(
     workers.
     """
     from workers import printing
-    from workers.finish import describe
-    from workers.generate import Request
+    from workers.generate import Request, describe
     from workers.generate import generate as run
 
     request = Request(
@@ -238,6 +237,194 @@ def generate(
         printing.print_finished(finished)
     if episodes is not None and finished.episodes < episodes:
         raise typer.Exit(1)
+
+
+# --- service ----------------------------------------------------------------------------------------------------------
+
+Data = Annotated[Path, typer.Option(envvar="FACTORY_DATA", help="Folder for everything the service keeps.")]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar="FACTORY_DATABASE_URL",
+        help="Job book: postgresql://USER@HOST/NAME or sqlite:///FILE. Default: SQLite in the data folder. A password "
+        "is read from FACTORY_DATABASE_PASSWORD_FILE.",
+    ),
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store", envvar="FACTORY_STORE", help="Artefacts: a folder or a URL such as s3://bucket. Default: DATA/store."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(envvar="FACTORY_RAY_ADDRESS", help="With --executor ray: a running cluster. Default: start one here."),
+]
+
+
+@app.command(epilog="Example: factory serve --port 8000 --data ./data")
+@_sentences
+def serve(
+    *,
+    host: Annotated[str, typer.Option(envvar="FACTORY_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="FACTORY_PORT", min=0, max=65535, help="Port to listen on.")] = 8000,
+    data: Data = Path("data"),
+    database: DatabaseUrl = None,
+    store: StoreUrl = None,
+    executor: Annotated[
+        Literal["local", "ray", "none"], typer.Option(help="Who does the work; none: only API and dashboard.")
+    ] = "local",
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+) -> None:
+    """Serve the job API and the dashboard, with a dispatcher and its workers beside them.
+
+    Nothing else has to run. Everything can be killed at any moment and started again: no committed work is lost. An
+    address that other machines can reach needs an API key first: factory keys create.
+    """
+    from workers import service
+
+    service.serve(
+        service.place_of(data, database, store),
+        host=host,
+        port=port,
+        executor=executor,
+        workers=workers or processes.usable_cores(),
+        ray_address=ray_address,
+    )
+
+
+@app.command(epilog="Example: factory dispatch --data ./data --executor ray --ray-address ray-head:6379")
+@_sentences
+def dispatch(
+    *,
+    data: Data = Path("data"),
+    database: DatabaseUrl = None,
+    store: StoreUrl = None,
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Who does the work.")] = "local",
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+) -> None:
+    """Hand out work without serving the API; any number of dispatchers may share a job book."""
+    from workers import service
+
+    service.dispatch(
+        service.place_of(data, database, store),
+        executor=executor,
+        workers=workers or processes.usable_cores(),
+        ray_address=ray_address,
+    )
+
+
+@app.command(epilog="Example: factory migrate --database postgresql://factory@localhost/factory")
+@_sentences
+def migrate(
+    *,
+    data: Data = Path("data"),
+    database: DatabaseUrl = None,
+    wait_s: Annotated[float, typer.Option(min=0, help="Wait so long for a database that is still starting.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the job book's tables to this version's form; `serve` and `dispatch` do it by themselves."""
+    from workers import service
+
+    book = service.wait_for_database(service.place_of(data, database, None).database_url, seconds=wait_s)
+    book.migrate()
+    shown = book.url.render_as_string(hide_password=True)
+    book.close()
+    if as_json:
+        _say({"database": shown, "revision": "head"})
+    else:
+        typer.echo(f"{shown} is up to date")
+
+
+keys_app = typer.Typer(help="API keys of a service.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+
+@keys_app.command("create", epilog="Example: factory keys create --name laptop --scopes read,write")
+@_sentences
+def keys_create(
+    *,
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    scopes: Annotated[str, typer.Option(help="Comma-separated, of read, write, admin.")] = "read,write",
+    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires. Default: never.")] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Register the key written in this file instead of making one; once is enough.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the key to this file, readable by its owner only.")] = None,
+    data: Data = Path("data"),
+    database: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key and show it once; only its hash is kept."""
+    from api import keys
+    from workers import service
+
+    given = secret_file.read_text().strip() if secret_file else None
+    book = service.wait_for_database(service.place_of(data, database, None).database_url)
+    book.migrate()
+    with book.transaction() as session:
+        key, secret = keys.create(
+            session,
+            name=name,
+            scopes=[scope.strip() for scope in scopes.split(",") if scope.strip()],
+            expires_in_s=None if days is None else days * 86400.0,
+            secret=given,
+        )
+    book.close()
+    if out is not None:
+        out.touch(mode=0o600)
+        out.write_text(secret + "\n")
+    if as_json:
+        _say({"id": key.id, "name": key.name, "scopes": key.scopes, "key": None if out or given else secret})
+    elif out is not None or given:
+        typer.echo(f"key {key.id} ({', '.join(key.scopes)})")
+    else:
+        typer.echo(secret)
+
+
+@keys_app.command("list", epilog="Example: factory keys list")
+@_sentences
+def keys_list(*, data: Data = Path("data"), database: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """List the API keys, without their secrets."""
+    from api import keys
+    from workers import service
+
+    book = service.wait_for_database(service.place_of(data, database, None).database_url)
+    book.migrate()
+    with book.reading() as session:
+        rows = keys.listed(session)
+    book.close()
+    if as_json:
+        _say([{"id": k.id, "name": k.name, "scopes": k.scopes, "revoked_at": k.revoked_at} for k in rows])
+    else:
+        for key in rows:
+            typer.echo(f"{key.id}  {key.name}  {','.join(key.scopes)}{'  revoked' if key.revoked_at else ''}")
+
+
+@keys_app.command("revoke", epilog="Example: factory keys revoke key_1f0c2d3e4f5a6b7c")
+@_sentences
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="The key's id; see `factory keys list`.")],
+    *,
+    data: Data = Path("data"),
+    database: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """End an API key at once."""
+    from api import keys
+    from workers import service
+
+    book = service.wait_for_database(service.place_of(data, database, None).database_url)
+    with book.transaction() as session:
+        keys.revoke(session, key)
+    book.close()
+    if as_json:
+        _say({"id": key, "revoked": True})
+    else:
+        typer.echo(f"revoked {key}")
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------------

@@ -1,213 +1,364 @@
-"""Runs a job on this machine: hands out attempt indices, commits records in order, decides when it is enough.
+"""Hands out work and enters what comes back: the only loop between the job book and the workers.
 
-A job's result is the first N successes in index order, so the decision looks only at the contiguous prefix of finished
-attempts: how many workers there were, and how fast each was, cannot change it.
+It keeps nothing that matters. What it knows beyond the job book is which worker was sent what, so that it can be killed
+at any moment, and any number of dispatchers can work on the same book: leases and epochs decide what counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 
-from factory.errors import BackendError
-from factory.statistics import AttemptRecord
-from workers import simulate
-from workers.jobs import JobSpec, Records, WorkFolder
-from workers.processes import SPAWN, start_shielded
+from sqlmodel import Session, col, delete, select
+
+from api import jobs, leases
+from api.database import Database, now
+from api.leases import Answer, AttemptDone, Done, Drawn, Failed, Opened, Work
+from api.store import Store
+from api.tables import Job, Unit, Worker
+from factory.errors import StorageError
+from workers.transport import Heard, Lost, News, Ready, Transport
+from workers.worker import remove_leftovers
+
+_log = logging.getLogger("factory.dispatcher")
 
 _AHEAD = 2
-"""Indices a worker holds: the one in progress and one more, so that it never waits for us."""
-_STRIKES = 3
-"""An index that was in progress when its worker died this often is poison and is not tried again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        records: the attempts that count, index 0, 1, 2, ... without a gap.
-        rule: which stop rule ended it: "target", "attempts" or "max_attempts".
-        models: model hash -> source text, of the executors that ran here.
-        executor: what the executors say about themselves.
-        refused: one sentence for every demo that could not be a source.
-    """
-
-    records: tuple[AttemptRecord, ...]
-    rule: str
-    models: Mapping[str, str] = field(default_factory=dict)
-    executor: Mapping[str, str] = field(default_factory=dict)
-    refused: tuple[str, ...] = ()
-
-
-def prefix_end(job: JobSpec, records: Mapping[int, AttemptRecord]) -> tuple[int, str]:
-    """Return how many attempts of the contiguous prefix count, and the rule that ended it ("" when none did yet)."""
-    successes = n = 0
-    while n < job.limit and n in records:
-        successes += records[n].outcome == "success"
-        n += 1
-        if job.episodes is not None and successes >= job.episodes:
-            return n, "target"
-    if n < job.limit:
-        return n, ""
-    return n, "attempts" if job.attempts is not None else "max_attempts"
-
-
-def run_job(
-    work: WorkFolder,
-    job: JobSpec,
-    *,
-    workers: int,
-    progress: Callable[[Mapping[int, AttemptRecord]], None] | None = None,
-) -> Outcome:
-    """Run or resume a job until a stop rule holds.
-
-    Args:
-        work: the job's folder, as `jobs.open_work` returned it.
-        job: the job.
-        workers: worker processes.
-        progress: called with all records after each new one.
-
-    Raises:
-        BackendError: a worker could not open the simulator or its sources; the sentence is the worker's.
-    """
-    records = Records(work.records_file)
-    pool = _Pool(work, workers)
-    try:
-        return _dispatch(job, records, pool, progress)
-    finally:
-        pool.close()
-        records.close()
-
-
-def _dispatch(
-    job: JobSpec,
-    records: Records,
-    pool: _Pool,
-    progress: Callable[[Mapping[int, AttemptRecord]], None] | None,
-) -> Outcome:
-    # Even a job that resumes with nothing left to do opens one worker: the dataset records who its executor is.
-    pool.start()
-    upcoming = 0
-    while True:
-        end, rule = prefix_end(job, records.by_index)
-        if rule:
-            chosen = tuple(records.by_index[i] for i in range(end))
-            return Outcome(records=chosen, rule=rule, models=pool.models, executor=pool.executor, refused=pool.refused)
-        for member in pool.members:
-            while len(member.held) < _AHEAD and upcoming < job.limit:
-                if upcoming not in records.by_index and upcoming not in pool.held():
-                    pool.assign(member, upcoming)
-                upcoming += 1
-        for record in pool.wait():
-            records.add(record)
-            if progress is not None:
-                progress(records.by_index)
-        upcoming = min([upcoming, *pool.returned])
-        pool.returned.clear()
+"""Units a worker holds: the one in progress and one more, so that it never waits for us."""
+_TICK_S = 0.2
+"""How long an idle loop waits; new jobs are noticed within it."""
+_LEASE_WORK_S = 1.0
+"""Attempts are handed out in ranges of about so much work: a database write for each is a waste when they are quick."""
+_MOST_AT_ONCE = 64
+_FREE_BYTES = 256 << 20
+"""Jobs that were paused for want of storage go on when there is this much room again."""
 
 
 @dataclass(eq=False, kw_only=True)
 class _Member:
-    """One worker process and the indices it holds, oldest first."""
+    """A worker as the dispatcher sees it."""
 
-    process: SpawnProcess
-    pipe: Connection
-    held: list[int] = field(default_factory=list)
+    id: str
+    host: str
+    pid: int
+    transport: Transport
+    capabilities: tuple[str, ...]
+    held: list[Work] = field(default_factory=list)
+    answered: dict[int, set[int]] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+    avoid: set[str] = field(default_factory=set)
+    job_id: str | None = None
+    attempts: int = 0
+    busy_s: float = 0.0
+    started_at: float = 0.0
 
 
-class _Pool:
-    """Worker processes that are replaced when they die."""
+class Dispatcher:
+    """One dispatching process."""
 
-    def __init__(self, work: WorkFolder, size: int) -> None:
-        self._work, self._size = work, size
-        self.members: list[_Member] = []
-        self.returned: list[int] = []
-        self.models: dict[str, str] = {}
-        self.executor: dict[str, str] = {}
-        self.refused: tuple[str, ...] = ()
-        self._strikes: dict[int, int] = {}
+    def __init__(
+        self, database: Database, store: Store, transports: Sequence[Transport], *, patience_s: float | None = None
+    ) -> None:
+        """Enter the job book and take over what dead dispatchers of this host held.
 
-    def start(self) -> None:
-        """Start the workers and hear from each that it can work."""
-        for _ in range(self._size):
-            self.members.append(self._spawn())
-        for member in self.members:
-            self._greet(member)
+        Args:
+            database: the job book, migrated.
+            store: where artefacts lie.
+            transports: pools of workers.
+            patience_s: how long storage may fail before `run` gives up with a sentence; None waits for ever.
+        """
+        self._database, self._store, self._transports = database, store, list(transports)
+        self._patience_s = patience_s
+        self._owner = jobs.new_id("disp")
+        self._members: dict[str, _Member] = {}
+        self._answers: list[Answer] = []
+        self._speed: dict[str, float] = {}
+        self._tidy: set[str] = set()
+        self._storage_bad_since: float | None = None
+        self._last = dict.fromkeys(("heartbeat", "storage"), 0.0)
+        with database.transaction() as session:
+            back = leases.register(session, self._owner, transport=", ".join(t.name for t in transports))
+        if back:
+            _log.info("took over %d units of dispatchers that are gone", back)
+        self._tidy_up_after_others()
 
-    def held(self) -> set[int]:
-        """Return the indices some worker has."""
-        return {index for member in self.members for index in member.held}
+    def run(self, until: Callable[[Session], bool] | None = None) -> None:
+        """Work until a condition holds, or for ever.
 
-    def assign(self, member: _Member, index: int) -> None:
-        """Hand an index to a worker; a worker that is gone gives it back at the next `wait`."""
-        member.held.append(index)
-        try:
-            member.pipe.send(index)
-        except (BrokenPipeError, ConnectionResetError):
-            return
+        Args:
+            until: asked about once a tick, with a reading session.
 
-    def wait(self) -> list[AttemptRecord]:
-        """Return the records that came in, replacing workers that died."""
-        ready = set(connection.wait([m.pipe for m in self.members] + [m.process.sentinel for m in self.members]))
-        came: list[AttemptRecord] = []
-        for member in list(self.members):
-            if member.pipe not in ready and member.process.sentinel not in ready:
-                continue
-            try:
-                record = member.pipe.recv()
-            except (EOFError, OSError):  # OSError when it died in the middle of a message
-                came += self._bury(member)
-                continue
-            if isinstance(record, str):
-                raise BackendError(record)
-            member.held.remove(record.index)
-            came.append(record)
-        return came
+        Raises:
+            BackendError: no worker can be started.
+            StorageError: storage failed longer than `patience_s`.
+        """
+        while True:
+            self.step()
+            if until is not None:
+                with self._database.reading() as session:
+                    if until(session):
+                        return
+
+    def step(self) -> None:
+        """Do what is due, wait for news, and enter them."""
+        self._regular()
+        self._feed()
+        for i, transport in enumerate(self._transports):
+            # The first pool is where attempts run; the others are looked at in passing.
+            for news in transport.wait(_TICK_S if i == 0 else 0.0):
+                self._take(news, transport)
+        self._commit()
 
     def close(self) -> None:
-        """End every worker at once; what they committed stays."""
-        for member in self.members:
-            member.process.kill()
-        for member in self.members:
-            member.process.join()
-            member.pipe.close()
+        """End the workers, give back what they held, and leave the book."""
+        for transport in self._transports:
+            transport.close()
+        with self._database.transaction() as session:
+            leases.leave(session, self._owner)
 
-    def _bury(self, member: _Member) -> list[AttemptRecord]:
-        """Replace a dead worker; give back its indices, or declare the one it died on poison."""
-        self.members.remove(member)
-        member.process.join()
-        poisoned: list[AttemptRecord] = []
-        if member.held:
-            culprit = member.held[0]
-            self._strikes[culprit] = self._strikes.get(culprit, 0) + 1
-            if self._strikes[culprit] >= _STRIKES:
-                member.held.remove(culprit)
-                poisoned.append(AttemptRecord(index=culprit, outcome="failure", reason="infra_poison"))
-        self.returned += member.held
-        self.members.append(self._spawn())
-        self._greet(self.members[-1])
-        return poisoned
+    # --- news ---------------------------------------------------------------------------------------------------------
 
-    def _spawn(self) -> _Member:
-        ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=simulate.serve, args=(self._work, theirs), daemon=True)
-        start_shielded(process)
-        theirs.close()
-        return _Member(process=process, pipe=ours)
+    def _take(self, news: News, transport: Transport) -> None:
+        if isinstance(news, Ready):
+            self._members[news.worker] = _Member(
+                id=news.worker,
+                host=news.host,
+                pid=news.pid,
+                transport=transport,
+                capabilities=news.capabilities,
+                started_at=time.time(),
+            )
+        elif isinstance(news, Lost):
+            self._commit()  # what it had finished comes before its death
+            self._bury(news)
+        else:
+            self._hear(news)
 
-    def _greet(self, member: _Member) -> None:
+    def _hear(self, heard: Heard) -> None:
+        member, answer = self._members.get(heard.worker), heard.answer
+        if member is None:
+            return
+        self._answers.append(answer)
+        work = next((w for w in member.held if (w.unit, w.epoch) == (answer.unit, answer.epoch)), None)
+        if work is None:
+            return
+        if isinstance(answer, AttemptDone | Drawn):
+            index = answer.record.index if isinstance(answer, AttemptDone) else answer.index
+            member.answered.setdefault(work.unit, set()).add(index)
+            member.busy_s += answer.seconds
+            if isinstance(answer, AttemptDone):
+                member.attempts += 1
+                before = self._speed.get(work.job_id, answer.seconds)
+                self._speed[work.job_id] = 0.8 * before + 0.2 * answer.seconds
+        elif isinstance(answer, Opened):
+            member.opened.add(work.job_id)
+        if isinstance(answer, Done | Failed) or member.answered.get(work.unit, set()).issuperset(work.indices or {-1}):
+            self._release(member, work)
+        if isinstance(answer, Failed):
+            _log.warning("%s of %s failed (%s): %s", work.kind, work.job_id or "a file", answer.cause, answer.message)
+
+    def _release(self, member: _Member, work: Work) -> None:
+        member.held.remove(work)
+        member.answered.pop(work.unit, None)
+
+    def _bury(self, lost: Lost) -> None:
+        member = self._members.pop(lost.worker, None)
+        if member is None:
+            return
+        _log.warning("worker %s is gone: %s", lost.worker, lost.how)
+        with self._database.transaction() as session:
+            for i, work in enumerate(member.held):
+                left = [index for index in work.indices if index not in member.answered.get(work.unit, set())]
+                opening = work.kind == "simulate" and work.job_id not in member.opened
+                at = None if opening or not left else left[0]
+                leases.died(session, work, at_index=at, how=lost.how, began=i == 0)
+            session.exec(delete(Worker).where(col(Worker.id) == lost.worker))
+
+    def _commit(self) -> None:
+        """Enter the answers so far in one transaction; while storage fails they are kept and nothing else is done."""
+        if not self._answers:
+            return
+        answers = self._answers
         try:
-            hello = member.pipe.recv()
-        except EOFError:
-            member.process.join()
-            raise BackendError(
-                f"a worker process ended with exit code {member.process.exitcode} before it could start"
-            ) from None
-        if isinstance(hello, str):
-            raise BackendError(hello)
-        self.executor, self.refused = dict(hello.executor), hello.refused
-        self.models[self.executor["model_sha"]] = hello.model
+            with self._database.transaction() as session:
+                receipt = leases.commit(session, answers)
+        except StorageError as error:
+            self._storage_failed(error)
+            return
+        self._answers = []
+        self._storage_bad_since = None
+        for member in self._members.values():
+            for work in [w for w in member.held if w.unit in receipt.lost]:
+                if any(isinstance(a, Opened) and (a.unit, a.epoch) == (work.unit, work.epoch) for a in answers):
+                    member.avoid.add(work.job_id)
+                member.transport.drop(member.id, work.unit)
+                self._release(member, work)
+        for job_id in receipt.ended:
+            self._drop_job(job_id)
+        if any(isinstance(answer, Done) for answer in answers):
+            self._tidy_up_after_others()
+
+    def _storage_failed(self, error: StorageError) -> None:
+        began = self._storage_bad_since = self._storage_bad_since or time.monotonic()
+        _log.warning("%s", error)
+        if self._patience_s is not None and time.monotonic() - began > self._patience_s:
+            raise error
+        time.sleep(min(2.0, 0.1 + (time.monotonic() - began) / 4))
+
+    def _drop_job(self, job_id: str) -> None:
+        """Free workers from attempts that no longer count."""
+        for member in self._members.values():
+            for work in [w for w in member.held if w.job_id == job_id and w.kind == "simulate"]:
+                member.transport.drop(member.id, work.unit)
+                self._release(member, work)
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Give every worker that has room something to do."""
+        if self._storage_bad_since is not None:
+            return
+        hungry = [m for m in self._members.values() if len(m.held) < _AHEAD]
+        if not hungry or not self._anything():
+            return
+        try:
+            with self._database.transaction() as session:
+                given = [(member, work) for member in hungry for work in self._lease_for(session, member)]
+        except StorageError as error:
+            self._storage_failed(error)
+            return
+        for member, work in given:
+            member.held.append(work)
+            member.job_id = work.job_id or member.job_id
+            member.transport.submit(member.id, work)
+
+    def _anything(self) -> bool:
+        """Tell whether there may be work, without taking the writer's lock."""
+        with self._database.reading() as session:
+            waiting = select(Unit.id).where(Unit.state == "waiting").limit(1)
+            trying = select(Job.id).where(col(Job.status).in_(jobs.TRYING)).limit(1)
+            return session.exec(trying).first() is not None or session.exec(waiting).first() is not None
+
+    def _lease_for(self, session: Session, member: _Member) -> list[Work]:
+        found: list[Work] = []
+        while len(member.held) + len(found) < _AHEAD:
+            # Only attempts are handed out in advance; a long unit must not wait behind another in one worker's queue.
+            busy = [*member.held, *found]
+            if any(work.kind != "simulate" for work in busy):
+                break
+            work = leases.lease(
+                session,
+                owner=self._owner,
+                worker=member.id,
+                capabilities=member.capabilities,
+                size=self._size(session, member),
+                prefer=member.job_id,
+                avoid=frozenset(member.avoid),
+                attempts_only=bool(busy),
+            )
+            if work is None:
+                break
+            found.append(work)
+        return found
+
+    def _size(self, session: Session, member: _Member) -> int:
+        """Return how many attempts to hand out together; few while a job is new, slow, or nearly done."""
+        seconds = self._speed.get(member.job_id or "")
+        if seconds is None:
+            return 1
+        size = min(_MOST_AT_ONCE, max(1, round(_LEASE_WORK_S / max(seconds, 1e-6))))
+        job = session.get(Job, member.job_id)
+        if job is None or size == 1:
+            return size
+        spec = jobs.spec_of(job)
+        left = (spec.episodes - job.succeeded) if spec.episodes is not None else spec.limit - job.attempted
+        return max(1, min(size, left // (_AHEAD * max(1, len(self._members)))))
+
+    # --- now and then -------------------------------------------------------------------------------------------------
+
+    def _regular(self) -> None:
+        at = time.monotonic()
+        try:
+            if at - self._last["heartbeat"] >= leases.HEARTBEAT_S:
+                self._last["heartbeat"] = at
+                self._heartbeat()
+            if at - self._last["storage"] >= leases.STORAGE_WAIT_S:
+                self._last["storage"] = at
+                self._go_on_after_storage()
+        except StorageError as error:
+            self._storage_failed(error)
+        self._retry()
+
+    def _retry(self) -> None:
+        if self._storage_bad_since is not None and not self._answers:
+            # Nothing waits to be entered; see whether the book can be written by writing the heartbeat.
+            try:
+                with self._database.transaction() as session:
+                    leases.heartbeat(session, self._owner)
+                self._storage_bad_since = None
+            except StorageError as error:
+                self._storage_failed(error)
+
+    def _heartbeat(self) -> None:
+        with self._database.transaction() as session:
+            leases.heartbeat(session, self._owner)
+            leases.reclaim(session)
+            for job in session.exec(select(Job).where(Job.status == "running").with_for_update()).all():
+                if jobs.overdue(session, job):
+                    self._drop_job(job.id)
+            at = now(session)
+            for member in self._members.values():
+                session.merge(
+                    Worker(
+                        id=member.id,
+                        owner=self._owner,
+                        host=member.host,
+                        pid=member.pid,
+                        transport=member.transport.name,
+                        capabilities=list(member.capabilities),
+                        state="busy" if member.held else "idle",
+                        doing=member.held[0].kind if member.held else "",
+                        job_id=(member.held[0].job_id or None) if member.held else None,
+                        attempts=member.attempts,
+                        busy_s=member.busy_s,
+                        started_at=member.started_at,
+                        seen_at=at,
+                    )
+                )
+        self._drop_lost()
+
+    def _drop_lost(self) -> None:
+        """Free workers from units that are no longer theirs: the job was cancelled, or the lease ran out."""
+        held = {work.unit: work for member in self._members.values() for work in member.held}
+        if not held:
+            return
+        with self._database.reading() as session:
+            rows = session.exec(select(Unit.id, Unit.epoch, Unit.owner).where(col(Unit.id).in_(list(held)))).all()
+        mine = {number: epoch for number, epoch, owner in rows if owner == self._owner}
+        for member in self._members.values():
+            for work in [w for w in member.held if mine.get(w.unit) != w.epoch]:
+                member.transport.drop(member.id, work.unit)
+                self._release(member, work)
+
+    def _go_on_after_storage(self) -> None:
+        free = self._store.free_bytes()
+        if free is not None and free < _FREE_BYTES:
+            return
+        with self._database.reading() as session:
+            query = select(Job.id).where(Job.status == "paused", Job.paused_for == "storage")
+            waiting = session.exec(query).all()
+        if waiting and self._patience_s is None:
+            with self._database.transaction() as session:
+                for job_id in waiting:
+                    jobs.resume(session, job_id)
+
+    def _tidy_up_after_others(self) -> None:
+        """Remove the shards of jobs that ended, also of those whose dispatcher was killed before it could."""
+        with self._database.reading() as session:
+            # What the command line works on goes to a folder of its own, which it removes as a whole.
+            ended = session.exec(select(Job.id).where(col(Job.status).in_(jobs.FINAL), Job.out == "")).all()
+        for job_id in set(ended) - self._tidy:
+            if self._store.exists(f"jobs/{job_id}/shards"):
+                remove_leftovers(self._store, job_id)
+            self._tidy.add(job_id)

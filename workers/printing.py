@@ -14,10 +14,9 @@ from rich.table import Table
 
 from factory.diagnosis import REASONS
 from factory.specs import PlacementSpec, TaskSpec
-from factory.statistics import AttemptRecord, wilson
+from factory.statistics import wilson
 from workers.checks import DemoCheck, FileCheck
-from workers.finish import Finished
-from workers.generate import Request
+from workers.generate import Finished, Request
 from workers.replaying import Replay
 
 out = Console()
@@ -175,12 +174,11 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def attempts(self, records: Mapping[int, AttemptRecord]) -> None:
+    def attempts(self, attempted: int, succeeded: int) -> None:
         """Show attempts and the rate with its interval."""
-        successes = sum(r.outcome == "success" for r in records.values())
-        rate, low, high = wilson(successes, len(records))
-        done = successes if self._request.attempts is None else len(records)
-        note = f"{successes}/{len(records)} succeed, {100 * rate:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
+        rate, low, high = wilson(succeeded, attempted)
+        done = succeeded if self._request.attempts is None else attempted
+        note = f"{succeeded}/{attempted} succeed, {100 * rate:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
         self._bars.update(self._trying, completed=done, note=note)
 
     def rendering(self, done: int, total: int) -> None:
@@ -204,11 +202,8 @@ def print_finished(finished: Finished) -> None:
             f"[bold green]{finished.episodes} episodes[/] from {finished.attempts} attempts "
             f"({100 * rate:.0f} %, 95 % interval {100 * low:.0f}-{100 * high:.0f} %)"
         )
-        if finished.rule == "max_attempts":
-            out.print(
-                "[yellow]stopped at the attempt limit[/]; the report says why attempts fail. For more episodes, "
-                "ask again with a larger --max-attempts and another --out"
-            )
+        if finished.advice:
+            out.print(f"[yellow]ended by {finished.rule}[/]: {finished.advice}", soft_wrap=True)
     for sentence in finished.refused:
         out.print(f"[yellow]not used as a source[/]: {sentence}", soft_wrap=True)
     out.print(f"  dataset  {finished.root}\n  report   {finished.report}")

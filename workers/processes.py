@@ -10,6 +10,8 @@ import sys
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 
+from factory import failpoints
+
 SPAWN: SpawnContext = multiprocessing.get_context("spawn")
 """Every worker starts fresh: simulators and GL contexts do not survive a fork."""
 
@@ -29,11 +31,42 @@ def start_shielded(process: SpawnProcess) -> None:
 def become_worker() -> None:
     """Call first in a child: ignore Ctrl-C (the parent handles it) and be killed when the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arm_failpoints()
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it is gone."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died between the two calls
             os._exit(1)
+
+
+def arm_failpoints() -> None:
+    """Let tests kill this process at a named moment: FACTORY_FAILPOINT=NAME:COUNT:FILE, in every process of a run.
+
+    The COUNT-th process-wide passage of NAME kills, once for all processes: FILE is made first and then in the way.
+    """
+    wanted = os.environ.get("FACTORY_FAILPOINT")
+    if not wanted:
+        return
+    name, count, marker = wanted.split(":", 2)
+    left = [int(count)]
+
+    def hook(here: str) -> None:
+        if here != name:
+            return
+        left[0] -= 1
+        if left[0] == 0:
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    failpoints.install(hook)
 
 
 def single_threaded() -> None:

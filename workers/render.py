@@ -109,7 +109,7 @@ def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
 
     Row t shows the state before action t, so the state after the last action is not drawn.
     """
-    from sim_tasks.backends.rendering import visual_stream  # noqa: PLC0415 - see _open_renderer
+    from sim_tasks.backends.rendering import visual_stream  # noqa: PLC0415 - see open_renderer
 
     spec, episode = renderer.spec, read_shard(shard)
     rows, fps = len(episode), round(episode.control_hz)
@@ -194,7 +194,7 @@ def _draw_for_parent(pipe: Connection, task: str, spec: RenderSpec) -> None:
     """Draw shards until the parent hangs up: the whole life of a child process."""
     become_worker()
     try:
-        with _open_renderer(task, spec) as renderer:
+        with open_renderer(task, spec) as renderer:
             while (shard := _next(pipe)) is not None:
                 start = time.process_time()
                 rows = render_shard(renderer, shard)
@@ -205,7 +205,13 @@ def _draw_for_parent(pipe: Connection, task: str, spec: RenderSpec) -> None:
         pipe.send(BackendError(f"a render process failed:\n{traceback.format_exc()}"))
 
 
-def _open_renderer(task: str, spec: RenderSpec) -> EpisodeRenderer:
+def open_renderer(task: str, spec: RenderSpec) -> EpisodeRenderer:
+    """Return an open renderer of a task's scene.
+
+    Raises:
+        SpecError: no such task or camera.
+        BackendError: OpenGL is missing.
+    """
     # MUJOCO_GL is left as the user has it. Set here, a missing library would already break the import of mujoco; unset,
     # the renderer opens EGL by itself.
     try:

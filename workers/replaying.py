@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from api.specs import cuts_of, generation_from_json, source_from_json
 from factory.dataset_reading import open_dataset, read_episode, read_episodes
 from factory.demos import read_demos
 from factory.episodes import Episode
@@ -19,7 +21,6 @@ from factory.sources import prepare_sources
 from factory.specs import TaskSpec
 from sim_tasks.backends import open_backend
 from sim_tasks.catalog import find_task
-from workers.jobs import generation_from_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def replay_dataset(
     backend = open_backend(task, name=facts.job.get("executor", {}).get("backend", "robosuite"))
     try:
         chosen = enumerate(read_episodes(root)) if episode is None else [(episode, read_episode(root, episode))]
-        regenerate = _Regenerator(root, task, backend, facts.job["generation"]) if "seed" in ways else None
+        regenerate = _Regenerator(root, task, backend, facts.job) if "seed" in ways else None
         for index, stored in chosen:
             if "actions" in ways:
                 yield _from_actions(index, stored, task, backend)
@@ -101,10 +102,12 @@ def _from_actions(index: int, stored: Episode, task: TaskSpec, backend: SimBacke
 class _Regenerator:
     """Makes attempts again from what the dataset embeds: sources, settings, seed."""
 
-    def __init__(self, root: Path, task: TaskSpec, backend: SimBackend, generation: dict) -> None:
+    def __init__(self, root: Path, task: TaskSpec, backend: SimBackend, job: Mapping[str, Any]) -> None:
         self._task, self._backend = task, backend
-        self._spec = generation_from_json(generation)
-        self._sources = prepare_sources(backend, task, read_demos(root / SOURCES_PATH), self._spec).sources
+        self._spec = generation_from_json(job["generation"])
+        demos = read_demos(root / SOURCES_PATH)
+        cuts = cuts_of([source_from_json(source) for source in job.get("sources", ())])
+        self._sources = prepare_sources(backend, task, demos, self._spec, cuts).sources
 
     def __call__(self, index: int, stored: Episode) -> Replay:
         result = next(run_attempts(self._backend, self._task, self._sources, self._spec, [stored.index]))

@@ -1,0 +1,569 @@
+"""The executor contract: lease a piece of work, send heartbeats, commit what was done under the lease's epoch.
+
+Transports (local processes, Ray, HTTP) differ in how a unit travels to a worker and how an answer comes back; what is
+allowed is decided here, in one transaction of the job book at a time. Whatever a worker does, and however often it is
+killed, an attempt exists exactly when its row does.
+
+    lease()      -> Work, valid until it expires; heartbeat() prolongs everything its owner holds
+    commit()     <- answers; one whose epoch is no longer the unit's is refused and its worker told to drop the unit
+    died()       <- a worker is gone; the index it was at gets a strike, the third makes it poison
+    reclaim()       gives back what silent owners held
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import delete, update
+from sqlmodel import Session, col, select
+
+from api import jobs
+from api.database import now
+from api.tables import Attempt, Dataset, DatasetFile, Dispatcher, FailureCount, File, Job, Strike, Unit, Worker
+from factory.statistics import AttemptRecord
+
+Kind = Literal["simulate", "check", "render", "clip", "unpack", "finalize", "push"]
+CAPABILITIES: Mapping[Kind, str] = {
+    "simulate": "simulate",
+    "check": "simulate",
+    "clip": "render",
+    "render": "render",
+    "unpack": "write",
+    "finalize": "write",
+    "push": "write",
+}
+"""What a worker must be able to do for each kind of unit."""
+
+LEASE_S = 15.0
+"""An owner that is silent for so long is taken for dead."""
+HEARTBEAT_S = 3.0
+STRIKES = 3
+"""An index, or a unit, that was in progress when its worker died this often is not tried again."""
+STORAGE_WAIT_S = 5.0
+"""What failed for want of storage is tried again after this time."""
+SLICE_S = 10.0
+"""A worker changes to a more neglected job after this many seconds of work; changing costs opening a simulator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One leased unit, as it travels to a worker: JSON values only.
+
+    Attributes:
+        unit: its number; `epoch` the number of this lease of it.
+        epoch: see unit.
+        kind: what to do.
+        job_id: whose it is; empty for a file's check.
+        indices: attempt indices to try, for "simulate"; episodes to draw, for "render".
+        payload: what else is needed: the job's specification and the like.
+    """
+
+    unit: int
+    epoch: int
+    kind: Kind
+    job_id: str = ""
+    indices: tuple[int, ...] = ()
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A worker has opened what the unit needs; the first executor of a job fixes its runtime fingerprint."""
+
+    unit: int
+    epoch: int
+    job_id: str
+    executor: Mapping[str, str]
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptDone:
+    """An attempt is finished; when it was kept, its shard is in the store under its index and has this hash."""
+
+    unit: int
+    epoch: int
+    job_id: str
+    record: AttemptRecord
+    shard_sha256: str = ""
+    shard_bytes: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One episode of a render unit has its clips."""
+
+    unit: int
+    epoch: int
+    job_id: str
+    index: int
+    frames: int
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A unit is finished; `result` depends on its kind."""
+
+    unit: int
+    epoch: int
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A unit cannot be done.
+
+    Attributes:
+        unit: its number.
+        epoch: of the lease.
+        cause: "request" when what was asked is at fault, "storage" when the disk or the store is, "defect" otherwise.
+        message: a sentence for a person.
+    """
+
+    unit: int
+    epoch: int
+    cause: Literal["request", "storage", "defect"]
+    message: str
+
+
+Answer = Opened | AttemptDone | Drawn | Done | Failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What became of a batch of answers.
+
+    Attributes:
+        committed: attempts that exist now and did not before.
+        lost: units whose lease is no longer the worker's, or whose job needs nothing more; drop them.
+        ended: jobs whose attempts ended with this batch.
+    """
+
+    committed: int = 0
+    lost: frozenset[int] = frozenset()
+    ended: frozenset[str] = frozenset()
+
+
+# --- leasing ----------------------------------------------------------------------------------------------------------
+
+
+def lease(
+    session: Session,
+    *,
+    owner: str,
+    worker: str,
+    capabilities: Sequence[str],
+    size: int = 1,
+    prefer: str | None = None,
+    avoid: frozenset[str] = frozenset(),
+    attempts_only: bool = False,
+    lease_s: float = LEASE_S,
+) -> Work | None:
+    """Return the most urgent piece of work for a worker, or None when there is none.
+
+    What people wait for in front of a screen comes first (checks, clips), then finishing, then attempts of the job that
+    has had least.
+
+    Args:
+        session: of a writing transaction.
+        owner: the dispatcher that answers for the worker.
+        worker: its id.
+        capabilities: what it can do.
+        size: attempt indices to hand out together.
+        prefer: the job it is set up for; kept unless another one is `SLICE_S` worker seconds behind.
+        avoid: jobs it cannot work on, because its runtime fingerprint differs from theirs.
+        attempts_only: leave everything else, because the worker is in the middle of something.
+        lease_s: how long the lease lives without a heartbeat.
+    """
+    at = now(session)
+    kinds: list[Kind] = (
+        []
+        if attempts_only
+        else [kind for kind, needed in CAPABILITIES.items() if needed in capabilities and kind != "simulate"]
+    )
+    for first in (("check", "clip"), ("unpack", "finalize", "push"), ("render",)):
+        wanted = [kind for kind in kinds if kind in first]
+        if wanted and (unit := _waiting(session, wanted, avoid)):
+            return _hand_out(session, unit, owner, worker, at + lease_s)
+    if "simulate" in capabilities:
+        for job in _hungry(session, prefer, avoid):
+            if unit := _range(session, job, size, at):
+                jobs.started(session, job)
+                return _hand_out(session, unit, owner, worker, at + lease_s, job)
+    return None
+
+
+def _waiting(session: Session, kinds: Sequence[str], avoid: frozenset[str]) -> Unit | None:
+    due = col(Unit.until) <= now(session)
+    query = select(Unit).where(Unit.state == "waiting", col(Unit.kind).in_(kinds), due).order_by(col(Unit.id)).limit(1)
+    if avoid:
+        query = query.where(col(Unit.job_id).is_(None) | col(Unit.job_id).not_in(avoid))
+    return session.exec(query.with_for_update(skip_locked=True)).first()
+
+
+def _hungry(session: Session, prefer: str | None, avoid: frozenset[str]) -> list[Job]:
+    """Return jobs that want attempts, whose turn it is first."""
+    query = select(Job).where(col(Job.status).in_(jobs.TRYING)).order_by(col(Job.virtual_s), col(Job.created_at))
+    ready = [job for job in session.exec(query.limit(50).with_for_update()) if job.id not in avoid]
+    least = min((job.virtual_s for job in ready if job.status == "running"), default=0.0)
+    preferred = next((job for job in ready if job.id == prefer), None)
+    fresh = any(job.status == "queued" for job in ready)
+    if preferred is not None and not fresh and preferred.virtual_s < least + SLICE_S / preferred.weight:
+        ready.remove(preferred)
+        ready.insert(0, preferred)
+    return ready
+
+
+def _range(session: Session, job: Job, size: int, at: float) -> Unit | None:
+    """Return a range of attempts nobody holds: one that was given back, or the next ones."""
+    query = select(Unit).where(Unit.job_id == job.id, Unit.kind == "simulate", Unit.state == "waiting")
+    if back := session.exec(query.order_by(col(Unit.start)).limit(1)).first():
+        return back
+    limit = jobs.spec_of(job).limit
+    if job.next_index >= limit:
+        return None
+    stop = min(job.next_index + size, limit)
+    unit = Unit(
+        kind="simulate", job_id=job.id, start=job.next_index, stop=stop, remaining=stop - job.next_index, created_at=at
+    )
+    job.next_index = stop
+    session.add(unit)
+    session.flush()
+    return unit
+
+
+def _hand_out(session: Session, unit: Unit, owner: str, worker: str, until: float, job: Job | None = None) -> Work:
+    unit.state, unit.owner, unit.worker, unit.until = "leased", owner, worker, until
+    unit.epoch += 1
+    indices: tuple[int, ...] = tuple(unit.payload.get("indices", ()))
+    if unit.kind == "simulate":
+        query = select(Attempt.idx).where(
+            Attempt.job_id == unit.job_id, col(Attempt.idx) >= unit.start, col(Attempt.idx) < unit.stop
+        )
+        there = set(session.exec(query))
+        indices = tuple(i for i in range(unit.start, unit.stop) if i not in there)
+    payload = {k: v for k, v in unit.payload.items() if k != "indices"}
+    job = job or (session.get(Job, unit.job_id) if unit.job_id else None)
+    if job is not None:
+        payload |= {"spec": job.spec, "purpose": job.purpose}
+    session.add(unit)
+    session.flush()
+    return Work(
+        unit=unit.id or 0,
+        epoch=unit.epoch,
+        kind=unit.kind,  # type: ignore[arg-type]
+        job_id=unit.job_id or "",
+        indices=indices,
+        payload=payload,
+    )
+
+
+def heartbeat(session: Session, owner: str, *, lease_s: float = LEASE_S) -> None:
+    """Prolong everything an owner holds."""
+    at = now(session)
+    mine = update(Unit).where(col(Unit.owner) == owner, col(Unit.state) == "leased")
+    session.exec(mine.values(until=at + lease_s))
+    session.exec(update(Dispatcher).where(col(Dispatcher.id) == owner).values(seen_at=at))
+
+
+def reclaim(session: Session) -> int:
+    """Give back what owners held that have been silent too long; return how many units those were."""
+    late = update(Unit).where(col(Unit.state) == "leased", col(Unit.until) < now(session))
+    count = session.exec(
+        late.values(state="waiting", owner=None, worker=None, until=0.0, epoch=Unit.epoch + 1)
+    ).rowcount
+    silent = select(Dispatcher.id).where(col(Dispatcher.seen_at) < now(session) - 4 * LEASE_S)
+    for owner in session.exec(silent).all():
+        _forget(session, owner)
+    return count
+
+
+def register(session: Session, owner: str, *, transport: str) -> int:
+    """Enter a dispatcher, and give back at once what dead ones of this host held; return how many units those were."""
+    at, host = now(session), socket.gethostname()
+    back = 0
+    for other in session.exec(select(Dispatcher).where(Dispatcher.host == host)).all():
+        if not _alive(other.pid, other.born):
+            back += jobs.release_owner(session, other.id)
+            _forget(session, other.id)
+    me = Dispatcher(
+        id=owner, host=host, pid=os.getpid(), born=_born(os.getpid()), transport=transport, started_at=at, seen_at=at
+    )
+    session.add(me)
+    return back
+
+
+def leave(session: Session, owner: str) -> None:
+    """Give back everything an owner holds and forget it."""
+    jobs.release_owner(session, owner)
+    _forget(session, owner)
+
+
+def _forget(session: Session, owner: str) -> None:
+    session.exec(delete(Worker).where(col(Worker.owner) == owner))
+    session.exec(delete(Dispatcher).where(col(Dispatcher.id) == owner))
+
+
+def _alive(pid: int, born: str) -> bool:
+    return bool(born) and _born(pid) == born
+
+
+def _born(pid: int) -> str:
+    """Return what tells a process from a later one of the same number: when it started, and on which boot."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "" if ticks[0] == "Z" else f"{boot}:{ticks[19]}"
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def commit(session: Session, answers: Sequence[Answer]) -> Receipt:
+    """Enter a batch of answers, all or none; what came too late is refused and reported as lost."""
+    lost: set[int] = set()
+    ended: set[str] = set()
+    touched: dict[str, Job] = {}
+    committed = 0
+    for job_id in sorted({a.job_id for a in answers if isinstance(a, AttemptDone | Drawn | Opened)}):
+        job = session.exec(select(Job).where(Job.id == job_id).with_for_update()).first()
+        if job is not None:
+            touched[job_id] = job
+    for answer in answers:
+        unit = session.get(Unit, answer.unit, with_for_update=True)
+        stale = unit is None or unit.epoch != answer.epoch or unit.state != "leased" or answer.unit in lost
+        if unit is None or stale or not _enter(session, touched.get(unit.job_id or ""), unit, answer):
+            lost.add(answer.unit)
+        committed += not stale and isinstance(answer, AttemptDone)
+    session.flush()
+    for job in touched.values():
+        if jobs.advance(session, job):
+            ended.add(job.id)
+    return Receipt(committed=committed, lost=frozenset(lost), ended=frozenset(ended))
+
+
+def _enter(session: Session, job: Job | None, unit: Unit, answer: Answer) -> bool:
+    """Enter one answer; False when the worker has to drop the unit."""
+    if isinstance(answer, AttemptDone) and job is not None:
+        _attempt(session, job, unit, answer)
+    elif isinstance(answer, Drawn) and job is not None:
+        _drawn(session, job, unit, answer)
+    elif isinstance(answer, Opened) and job is not None:
+        return _opened(session, job, answer)
+    elif isinstance(answer, Done):
+        _done(session, unit, answer)
+    elif isinstance(answer, Failed):
+        _failed(session, unit, answer)
+        return False
+    return True
+
+
+def _attempt(session: Session, job: Job, unit: Unit, done: AttemptDone) -> None:
+    record = done.record
+    if session.get(Attempt, (job.id, record.index)) is not None:
+        return
+    _enter_attempt(session, job, record, done)
+    job.virtual_s += done.seconds / job.weight
+    job.worker_s += done.seconds
+    unit.remaining -= 1
+    if unit.remaining <= 0:
+        session.delete(unit)
+
+
+def _enter_attempt(session: Session, job: Job, record: AttemptRecord, done: AttemptDone | None) -> None:
+    session.add(
+        Attempt(
+            job_id=job.id,
+            idx=record.index,
+            outcome=record.outcome,
+            touched=record.touched or record.held,
+            subtask=record.subtask,
+            eef=record.eef,
+            reason=record.reason,
+            steps=record.steps,
+            seconds=done.seconds if done else 0.0,
+            shard_sha256=done.shard_sha256 if done else "",
+            shard_bytes=done.shard_bytes if done else 0,
+            worker=done.worker if done else "",
+            record=dataclasses.asdict(record),
+            committed_at=now(session),
+        )
+    )
+    job.attempted += 1
+    job.touched += record.touched or record.held
+    job.shard_bytes += done.shard_bytes if done else 0
+    if record.outcome == "success":
+        job.succeeded += 1
+        return
+    job.failed += 1
+    where = (job.id, record.subtask, record.eef, record.reason)
+    count = session.get(FailureCount, where)
+    if count is None:
+        count = FailureCount(job_id=job.id, subtask=record.subtask, eef=record.eef, reason=record.reason)
+    count.count += 1
+    session.add(count)
+
+
+def _drawn(session: Session, job: Job, unit: Unit, drawn: Drawn) -> None:
+    left = [i for i in unit.payload.get("indices", []) if i != drawn.index]
+    if len(left) == len(unit.payload.get("indices", [])):
+        return
+    unit.payload, unit.remaining = {**unit.payload, "indices": left}, len(left)
+    job.rendered, job.paused_for = job.rendered + 1, ""
+    spent = {"drawn_frames": drawn.frames, "drawn_s": drawn.seconds, "drawn_bytes": drawn.bytes}
+    before = job.result or {}
+    job.result = {**before, **{name: before.get(name, 0) + value for name, value in spent.items()}}
+    if left:
+        session.add(unit)
+        return
+    session.delete(unit)
+    session.flush()
+    more = session.exec(select(Unit.id).where(Unit.job_id == job.id, Unit.kind == "render").limit(1)).first()
+    if more is None and job.status == "rendering":
+        jobs.drawn(session, job)
+
+
+def _opened(session: Session, job: Job, opened: Opened) -> bool:
+    if job.executor is None:
+        job.executor, job.refused = dict(opened.executor), list(opened.refused)
+        jobs.tell(session, job, "job.executor", {"executor": job.executor, "refused": job.refused})
+        return True
+    if jobs.spec_of(job).mixed or dict(opened.executor) == job.executor:
+        return True
+    differing = sorted(k for k in {*opened.executor, *job.executor} if opened.executor.get(k) != job.executor.get(k))
+    jobs.tell(session, job, "worker.unlike", {"differs_in": differing})
+    _give_back(session, opened.unit)
+    return False
+
+
+def _done(session: Session, unit: Unit, done: Done) -> None:
+    result = dict(done.result)
+    if unit.kind == "check" and unit.file_id:
+        file = session.get(File, unit.file_id)
+        if file is not None:
+            file.report, file.task = result.get("report"), result.get("task") or file.task
+            file.status, file.checked_at = "ready" if result.get("usable") else "refused", now(session)
+            if file.status == "refused":
+                file.error = {"code": "no_usable_demo", "message": result.get("problem", "no demo can be used")}
+            session.add(file)
+            session.flush()
+            jobs.file_settled(session, file)
+    elif unit.job_id:
+        job = jobs.get(session, unit.job_id, lock=True)
+        if unit.kind == "unpack":
+            job.executor = result.get("executor") or job.executor
+            jobs.start_rendering(session, job, result["indices"])
+        elif unit.kind == "finalize":
+            for row in result.pop("datasets"):
+                session.merge(Dataset(**row, created_at=now(session)))
+            for row in result.pop("files"):
+                session.merge(DatasetFile(**row))
+            job.dataset_id = result["dataset_id"]
+            job.result = {**(job.result or {}), **result}
+            jobs.finish(session, job)
+            return
+        else:
+            key = f"{unit.kind}s"
+            job.result = {**(job.result or {}), key: {**(job.result or {}).get(key, {}), **result}}
+            jobs.tell(session, job, f"{unit.kind}.done", result)
+    session.delete(unit)
+
+
+def _failed(session: Session, unit: Unit, failed: Failed) -> None:
+    """Decide what a failure means: storage is waited for, anything else ends what it belongs to."""
+    if failed.cause == "storage":
+        _give_back(session, unit.id or 0, later_s=STORAGE_WAIT_S)
+        if unit.job_id:
+            job = jobs.get(session, unit.job_id, lock=True)
+            if job.status in jobs.TRYING:
+                jobs.pause(session, job.id, reason="storage")
+            job.paused_for = "storage"
+            jobs.tell(session, job, "storage.failed", {"message": failed.message})
+        return
+    _abandon(session, unit, {"code": f"{unit.kind}_{failed.cause}", "message": failed.message})
+
+
+def _abandon(session: Session, unit: Unit, error: dict[str, Any]) -> None:
+    """Give up a unit for good, and with it the file or job that cannot do without it."""
+    session.delete(unit)
+    session.flush()
+    if unit.file_id and (file := session.get(File, unit.file_id)):
+        file.status, file.error, file.checked_at = "refused", error, now(session)
+        session.add(file)
+        jobs.file_settled(session, file)
+    elif unit.job_id:
+        job = jobs.get(session, unit.job_id, lock=True)
+        if unit.kind in ("clip", "push"):
+            key = f"{unit.kind}s"
+            name = str(unit.payload.get("name", unit.id))
+            job.result = {**(job.result or {}), key: {**(job.result or {}).get(key, {}), name: {"error": error}}}
+            jobs.tell(session, job, f"{unit.kind}.failed", error)
+            return
+        jobs.finish(session, job, error=error)
+
+
+def _give_back(session: Session, unit_id: int, *, later_s: float = 0.0) -> None:
+    unit = session.get(Unit, unit_id)
+    if unit is not None:
+        unit.state, unit.owner, unit.worker, unit.epoch = "waiting", None, None, unit.epoch + 1
+        unit.until = now(session) + later_s if later_s else 0.0
+        session.add(unit)
+
+
+def give_back(session: Session, units: Sequence[tuple[int, int]]) -> None:
+    """Return leased units (number, epoch) that were not begun or not finished."""
+    for number, epoch in units:
+        unit = session.get(Unit, number, with_for_update=True)
+        if unit is not None and unit.epoch == epoch and unit.state == "leased":
+            _give_back(session, number)
+
+
+def died(session: Session, work: Work, *, at_index: int | None, how: str, began: bool = True) -> None:
+    """A worker is gone in the middle of a unit.
+
+    Args:
+        session: of a writing transaction.
+        work: what it held.
+        at_index: the attempt it was at; None when the unit has none, or when it died opening the simulator.
+        how: for people: "killed by signal 9", "exit code 1".
+        began: whether it had begun with the unit; one that was only waiting gets no strike.
+    """
+    unit = session.get(Unit, work.unit, with_for_update=True)
+    if unit is None or unit.epoch != work.epoch or unit.state != "leased":
+        return
+    job = jobs.get(session, unit.job_id, lock=True) if unit.job_id else None
+    _give_back(session, work.unit)
+    if not began:
+        return
+    if work.kind != "simulate" or at_index is None:
+        unit.tries += 1
+        if unit.tries >= STRIKES:
+            message = f"the worker died {unit.tries} times in the middle of it, the last time {how}"
+            _abandon(session, unit, {"code": f"{unit.kind}_poison", "message": message})
+        return
+    if job is None:
+        return
+    strike = session.get(Strike, (job.id, at_index)) or Strike(job_id=job.id, idx=at_index)
+    strike.count += 1
+    session.add(strike)
+    jobs.tell(session, job, "worker.died", {"attempt": at_index, "strike": strike.count, "how": how})
+    if strike.count >= STRIKES and session.get(Attempt, (job.id, at_index)) is None:
+        poison = AttemptRecord(index=at_index, outcome="failure", reason="infra_poison")
+        _enter_attempt(session, job, poison, None)
+        unit.remaining -= 1
+        if unit.remaining <= 0:
+            session.delete(unit)
+        session.flush()
+        jobs.advance(session, job)
