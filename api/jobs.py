@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, delete, func, update
 from sqlmodel import Session, col, select
 
 from api.database import now
-from api.specs import JobSpec, job_from_json
+from api.specs import Format, JobSpec, job_from_json
 from api.tables import Attempt, Event, FailureCount, File, Job, Unit
 from factory.diagnosis import REASONS
 from factory.errors import ServiceError
@@ -99,6 +99,54 @@ def create(
     session.flush()
     if not _waits_for_files(session, job):
         _enter(session, job, "queued", at)
+    return job
+
+
+def export(
+    session: Session,
+    parent_id: str,
+    spec: JobSpec,
+    *,
+    to: Format,
+    name: str = "",
+    key_id: str | None = None,
+    command: str = "",
+    job_id: str | None = None,
+) -> Job:
+    """Enter a job that writes a finished dataset in another form or drawn anew, without a single attempt.
+
+    Args:
+        session: of the caller's transaction.
+        parent_id: the dataset.
+        spec: of the job that made it, with the rendering that is wanted now.
+        to: "lerobot", or "robomimic", which has no pictures.
+        name: for people.
+        key_id: who asked.
+        command: how it was asked, for the dataset's record.
+        job_id: an id of the caller's choice.
+    """
+    at = now(session)
+    job = Job(
+        id=job_id or new_id("job"),
+        purpose="export",
+        name=name,
+        spec=spec.to_json(),
+        spec_sha256=spec.digest(),
+        parent_id=parent_id,
+        key_id=key_id,
+        created_at=at,
+        command=command,
+        result={"to": to},
+    )
+    session.add(job)
+    tell(session, job, "job.created", {"task": spec.task, "purpose": "export", "parent": parent_id, "to": to})
+    _enter(session, job, "queued", at)
+    session.flush()
+    if to == "robomimic":
+        start_finalizing(session, job)
+    else:
+        payload = {"key": f"datasets/{parent_id}"}
+        session.add(Unit(kind="unpack", job_id=job.id, remaining=1, payload=payload, created_at=at))
     return job
 
 
@@ -377,6 +425,7 @@ def finish(session: Session, job: Job, *, error: dict[str, Any] | None = None) -
         job.end_index = job.prefix if job.end_index is None else job.end_index
         state: State = "failed"
     else:
+        job.ended_by = job.ended_by or "target"  # a job without attempts has no other rule
         state = _ENDS[job.ended_by]
         if job.purpose == "generate" and not job.succeeded and state == "succeeded":
             state = "failed"

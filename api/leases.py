@@ -213,7 +213,8 @@ def _waiting(session: Session, kinds: Sequence[str], avoid: frozenset[str]) -> U
 
 def _hungry(session: Session, prefer: str | None, avoid: frozenset[str]) -> list[Job]:
     """Return jobs that want attempts, whose turn it is first."""
-    query = select(Job).where(col(Job.status).in_(jobs.TRYING)).order_by(col(Job.virtual_s), col(Job.created_at))
+    trying = col(Job.status).in_(jobs.TRYING) & (col(Job.purpose) != "export")
+    query = select(Job).where(trying).order_by(col(Job.virtual_s), col(Job.created_at))
     ready = [job for job in session.exec(query.limit(50).with_for_update()) if job.id not in avoid]
     least = min((job.virtual_s for job in ready if job.status == "running"), default=0.0)
     preferred = next((job for job in ready if job.id == prefer), None)
@@ -464,7 +465,11 @@ def _done(session: Session, unit: Unit, done: Done) -> None:
         job = jobs.get(session, unit.job_id, lock=True)
         if unit.kind == "unpack":
             job.executor = result.get("executor") or job.executor
-            jobs.start_rendering(session, job, result["indices"])
+            job.succeeded, job.started_at = len(result["indices"]), job.started_at or now(session)
+            if jobs.spec_of(job).render is None:
+                jobs.start_finalizing(session, job)
+            else:
+                jobs.start_rendering(session, job, result["indices"])
         elif unit.kind == "finalize":
             for row in result.pop("datasets"):
                 session.merge(Dataset(**row, created_at=now(session)))

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +13,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from api.leases import Work
+from api.specs import JobSpec
+from api.store import Store
 from factory.episodes import Column, Episode, list_renders, read_clips, read_document, render_digest, write_shard
 from factory.errors import BackendError, SpecError
-from factory.specs import RenderSpec
+from factory.specs import GenerationSpec, RenderSpec
 from factory.video import count_frames
 from sim_tasks.catalog import find_task
-from workers.render import render_info, render_shard, render_shards
+from workers.render import open_renderer, render_info, render_shard
+from workers.worker import Bench, shards_key
 
 mujoco = pytest.importorskip("mujoco")
 binding_utils = pytest.importorskip("robosuite.utils.binding_utils")
@@ -214,77 +214,54 @@ def fingerprint(shards: list[Path], spec: RenderSpec) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def forget(shards: list[Path]) -> None:
-    for shard in shards:
-        for file in shard.glob("clips-*/*"):
-            file.unlink()
-        for folder in shard.glob("clips-*"):
-            folder.rmdir()
+def render_work(shards: list[Path], spec: RenderSpec) -> Work:
+    """What a dispatcher leases when these shards are to be drawn."""
+    job = JobSpec(task="stack", generation=GenerationSpec(), episodes=1, render=spec)
+    indices = tuple(int(read_document(shard)["index"]) for shard in shards)
+    return Work(unit=1, epoch=1, kind="render", job_id="job_1", indices=indices, payload={"spec": job.to_json()})
 
 
-def test_clips_do_not_depend_on_the_process_that_draws_and_are_made_once(shards):
+@pytest.fixture
+def bench(shards: list[Path], tmp_path: Path):
+    """A bench whose store holds the shards as a job's, and the shards there."""
+    there = tmp_path / "store" / shards_key("job_1")
+    there.mkdir(parents=True)
+    placed = [Path(shutil.copytree(shard, there / shard.name)) for shard in shards]
+    bench = Bench(Store(tmp_path / "store"), worker="w")
+    yield bench, placed
+    bench.close()
+
+
+def test_clips_do_not_depend_on_who_draws_and_are_made_once(bench, shards):
+    worker, placed = bench
     spec = replace(QUICK, visual_seed=1)
     with open_renderer("stack", spec) as renderer:
         assert [render_shard(renderer, shard) for shard in shards] == [24, 25, 26]
-    here = fingerprint(shards, spec)
-    forget(shards)
-    counted: list[int] = []
-    run = render_shards([*shards, shards[0]], "stack", spec, workers=2, progress=counted.append)
-    assert (run.rendered, run.skipped, run.frames) == (3, 0, 24 + 25 + 26)
-    assert counted == [0, 1, 2, 3]
-    assert fingerprint(shards, spec) == here
-    again = render_shards(shards, "stack", spec, workers=2)
-    assert (again.rendered, again.skipped, again.frames) == (0, 3, 0)
-    for shard in shards:
+    answers = list(worker.run(render_work(placed, spec)))
+    assert [a.frames for a in answers] == [24, 25, 26]
+    assert all(a.bytes > 0 for a in answers)
+    assert fingerprint(placed, spec) == fingerprint(shards, spec)
+    before = {path: path.stat().st_mtime_ns for shard in placed for path in shard.rglob("*")}
+    again = list(worker.run(render_work(placed, spec)))
+    assert [a.frames for a in again] == [24, 25, 26]
+    assert {path: path.stat().st_mtime_ns for shard in placed for path in shard.rglob("*")} == before
+    for shard in placed:
         clips, info = read_clips(shard, render_digest(render_info(spec)))
         assert info["visual_seed"] == 1
         for clip in clips.values():
             assert count_frames(clip.path, fps=20) == read_document(shard)["rows"]
 
 
-def test_an_error_in_a_child_arrives_as_itself(shards):
-    with pytest.raises(SpecError, match="unknown camera 'nowhere'"):
-        render_shards(shards, "stack", replace(QUICK, cameras=("nowhere",)), workers=1)
-    assert not any(list_renders(shard) for shard in shards)
+def test_what_a_killed_renderer_left_is_swept_away(bench):
+    worker, placed = bench
+    (placed[0] / ".tmp-drawing-1").mkdir()
+    assert len(list(worker.run(render_work(placed[:1], QUICK)))) == 1
+    assert not list(placed[0].glob(".tmp-*"))
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_killed_run_leaves_no_half_clip_and_no_process_and_is_continued(shards):
-    spec = replace(QUICK, preset="faithful", cameras=("agentview",))
-    digest = render_digest(render_info(spec))
-    program = (
-        "from pathlib import Path; from factory.specs import RenderSpec; from workers.render import render_shards; "
-        f"render_shards([Path(p) for p in {[str(s) for s in shards]!r}], 'stack', {spec!r})"
-    )
-    run = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 60.0
-    while not list(shards[1].glob(".tmp-*")):  # the first is committed, the second is being drawn
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    children = children_of(run.pid)
-    assert children
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    done = [shard for shard in shards if digest in list_renders(shard)]
-    assert done == shards[:1]
-    kept = fingerprint(done, spec)
-    resumed = render_shards(shards, "stack", spec, workers=1)
-    assert (resumed.rendered, resumed.skipped, resumed.frames) == (2, 1, 25 + 26)
-    assert fingerprint(done, spec) == kept
-    assert not [path for shard in shards for path in shard.glob(".tmp-*")]
+def test_an_unknown_camera_is_the_requests_fault(bench):
+    worker, placed = bench
+    (answer,) = worker.run(render_work(placed, replace(QUICK, cameras=("nowhere",))))
+    assert (type(answer).__name__, answer.cause) == ("Failed", "request")
+    assert "unknown camera 'nowhere'" in answer.message
+    assert not any(list_renders(shard) for shard in placed)

@@ -229,7 +229,12 @@ def generate(
         backend=backend,
         command=_command_line(),
     )
-    with printing.Progress(request, quiet=as_json) as progress:
+    with printing.Progress(
+        f"{task} {variant}",
+        wanted=request.episodes or request.attempts,
+        count_attempts=request.episodes is None,
+        quiet=as_json,
+    ) as progress:
         finished = run(request, workers=workers or processes.usable_cores(), watcher=progress)
     if as_json:
         _say(describe(finished))
@@ -449,12 +454,20 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a finished dataset in another form, without simulating again."""
+    from workers import printing
     from workers.export import export_dataset
 
     render = _render_spec(cameras, size, preset, codec, visual_seed, camera_jitter)
-    made = export_dataset(
-        dataset, to=to, out=out, render=render, workers=workers or processes.usable_cores(), command=_command_line()
-    )
+    with printing.Progress("export", quiet=as_json) as progress:
+        made = export_dataset(
+            dataset,
+            to=to,
+            out=out,
+            render=render,
+            workers=workers or processes.usable_cores(),
+            watcher=progress,
+            command=_command_line(),
+        )
     if as_json:
         _say({"path": str(made)})
     else:

@@ -1,61 +1,81 @@
-"""Finished datasets in other forms, without simulating again."""
+"""Finished datasets in other forms, on the command line: a job without attempts in a job book of its own."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from factory.dataset_reading import open_dataset, read_episodes
-from factory.datasets import write_dataset
-from factory.episodes import list_shards, render_digest, write_shard
+from sqlmodel import Session, select
+
+from api import jobs
+from api.database import Database, sqlite_url
+from api.specs import JobSpec, job_from_json
+from api.store import Store
+from api.tables import Job
+from factory.dataset_reading import open_dataset
 from factory.errors import DatasetError
-from factory.provenance import SOURCES_PATH, read_attempts
 from factory.robomimic import export_robomimic
 from factory.specs import RenderSpec
-from workers.render import render_info, render_shards
-from workers.report import write_report
+from workers.generate import Watcher, run_job, work_folder_of
 
 
 def export_dataset(
-    root: Path, *, to: str, out: Path, render: RenderSpec | None, workers: int, command: str = ""
+    root: Path, *, to: str, out: Path, render: RenderSpec | None, workers: int, watcher: Watcher, command: str = ""
 ) -> Path:
     """Write the dataset at `root` in another form at `out` and return it.
 
     "robomimic" is one HDF5 file of states, actions and observations. "lerobot" is the same dataset rendered anew from
-    its recorded states: other cameras, sizes, quality or looks.
+    its recorded states: other cameras, sizes, quality or looks; the same command goes on where an interrupted one was.
 
     Raises:
         DatasetError: `root` is damaged or `out` exists.
     """
-    if out.exists():
+    work = work_folder_of(out)
+    if out.exists() and not work.exists():
         raise DatasetError(f"{out} already exists; choose another --out or remove it")
     if to == "robomimic":
         return export_robomimic(root, out)
-    return _render_anew(root, out, render, workers=workers, command=command)
-
-
-def _render_anew(root: Path, out: Path, render: RenderSpec | None, *, workers: int, command: str) -> Path:
     facts = open_dataset(root)
-    shards = out.with_name(out.name + ".work") / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
-    for episode in read_episodes(root):
-        write_shard(shards, episode)
-    paths = list_shards(shards)
-    if render is not None:
-        render_shards(paths, facts.job["task"], render, workers=workers)
-    job: Mapping[str, Any] = {**facts.job, "render": None if render is None else render_info(render)}
-    write_dataset(
-        out,
-        paths,
-        robot_type=facts.robot_type,
-        job={**job, "exported_by": command} if command else job,
-        attempts=read_attempts(root),
-        source_demos=root / SOURCES_PATH if (root / SOURCES_PATH).exists() else None,
-        models={p.stem: p.read_text() for p in sorted((root / "provenance/models").glob("*.xml"))},
-        render=None if render is None else render_digest(render_info(render)),
-    )
-    write_report(out)
-    shutil.rmtree(shards.parent)
+    spec = dataclasses.replace(_spec_of(facts.job), render=render)
+    work.mkdir(parents=True, exist_ok=True)
+    store = Store(work)
+    parent = store.path("datasets/parent")
+    if parent is not None and not parent.exists():
+        parent.parent.mkdir(exist_ok=True)
+        parent.symlink_to(root.absolute())
+    database = Database(sqlite_url(work / "book.db"))
+    try:
+        database.migrate()
+        with database.transaction() as session:
+            job_id = _enter(session, spec, out, command)
+        job, alone = run_job(database, store, job_id, workers, watcher)
+        if job.dataset_id is None:
+            raise DatasetError((job.error or {}).get("message", f"the export ended as {job.status}"))
+    finally:
+        database.close()
+    if alone:
+        shutil.rmtree(work)
     return out
+
+
+def _enter(session: Session, spec: JobSpec, out: Path, command: str) -> str:
+    there = session.exec(select(Job)).first()
+    if there is None:
+        there = jobs.export(session, "parent", spec, to="lerobot", name=out.name, command=command)
+        there.out = str(out.absolute())
+    elif job_from_json(there.spec) != spec:
+        raise DatasetError(
+            f"{work_folder_of(out)} holds an unfinished export with other settings; run that command again to finish "
+            "it, choose another --out, or remove the folder"
+        )
+    there.paused_for = ""
+    return there.id
+
+
+def _spec_of(job: Mapping[str, Any]) -> JobSpec:
+    """Return the specification of the job that made a dataset, from what the dataset says of it."""
+    names = {field.name for field in dataclasses.fields(JobSpec)}
+    return job_from_json({name: value for name, value in job.items() if name in names})

@@ -29,7 +29,7 @@ from factory.durable import json_bytes, sha256_file
 from factory.episodes import EPISODE_FILE, lasting, read_document, render_digest, shard_path, write_shard
 from factory.errors import EpisodeError
 from factory.failpoints import reached
-from factory.provenance import MANIFEST_PATH, SOURCES_PATH, read_attempts
+from factory.provenance import MANIFEST_PATH, SOURCES_PATH, read_attempts, read_documents
 from factory.robomimic import export_robomimic
 from factory.statistics import AttemptRecord, wilson
 from sim_tasks.catalog import find_task
@@ -52,6 +52,8 @@ class _Plan:
 
     @property
     def kept(self) -> list[int]:
+        if self.job.purpose == "export":  # whatever the parent holds, which may be the failures
+            return sorted(self.shards)
         return [r.index for r in self.records if r.outcome == "success"]
 
     @property
@@ -73,16 +75,14 @@ def finalize(database: Database, store: Store, job_id: str) -> dict[str, Any]:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="factory-", dir=_beside(store))))
         place = Path(plan.job.out) if plan.job.out else store.path(f"datasets/{name}") or scratch / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        kept = [_shard(store, plan, index, stack) for index in plan.kept]
-        _write(place, kept, plan, store, scratch, {})
-        roots = {name: ("lerobot", place)}
-        if plan.spec.keep_failed and plan.failed:
-            beside = place.with_name(place.name + FAILED_SUFFIX)
-            failed = [_shard(store, plan, index, stack) for index in plan.failed]
-            _write(beside, failed, plan, store, scratch, {"episodes_are": "failed attempts"})
-            roots[f"{name}_failed"] = ("lerobot", beside)
-        if "robomimic" in plan.spec.formats:
-            roots[f"{name}_robomimic"] = ("robomimic", _robomimic(place))
+        if (plan.job.result or {}).get("to") == "robomimic":
+            parent = stack.enter_context(store.checkout(f"datasets/{plan.job.parent_id}"))
+            roots = {name: ("robomimic", _robomimic(parent, place))}
+        else:
+            roots = _lerobot(plan, store, place, scratch, name, stack)
+            if "robomimic" in plan.spec.formats:
+                beside = place.with_name(f"{place.name}_robomimic")
+                roots[f"{name}_robomimic"] = ("robomimic", _robomimic(place, beside))
         reached("finalize.written")
         found: dict[str, Any] = {"dataset_id": name, "datasets": [], "files": []}
         for known_as, (kind, root) in roots.items():
@@ -110,6 +110,21 @@ def unpack(store: Store, job_id: str, payload: Mapping[str, Any]) -> dict[str, A
         return {"indices": indices, "executor": dict(open_dataset(root).job.get("executor", {}))}
 
 
+def _lerobot(
+    plan: _Plan, store: Store, place: Path, scratch: Path, name: str, stack: ExitStack
+) -> dict[str, tuple[str, Path]]:
+    """Write the dataset of successes and, when asked for, that of failures; return id -> (kind, folder)."""
+    kept = [_shard(store, plan, index, stack) for index in plan.kept]
+    _write(place, kept, plan, store, scratch, {})
+    roots = {name: ("lerobot", place)}
+    if plan.job.purpose != "export" and plan.spec.keep_failed and plan.failed:
+        beside = place.with_name(place.name + FAILED_SUFFIX)
+        failed = [_shard(store, plan, index, stack) for index in plan.failed]
+        _write(beside, failed, plan, store, scratch, {"episodes_are": "failed attempts"})
+        roots[f"{name}_failed"] = ("lerobot", beside)
+    return roots
+
+
 def _plan(database: Database, store: Store, job_id: str) -> _Plan:
     with database.reading() as session:
         job = jobs.get(session, job_id)
@@ -124,7 +139,8 @@ def _plan(database: Database, store: Store, job_id: str) -> _Plan:
             return _Plan(job=job, spec=spec, records=records, shards=shards)
     with store.checkout(f"datasets/{job.parent_id}") as root:
         records = tuple(read_attempts(root))
-        there = [r.index for r in records if r.outcome == "success"]
+        documents = read_documents(root)
+        there = [int(line["attempt_index"]) for line in documents]
         return _Plan(job=job, spec=spec, records=records, shards=dict.fromkeys(there, ""))
 
 
@@ -149,6 +165,10 @@ def _write(
         "executor": job.executor or {},
         **more,
     }
+    if job.purpose == "export":
+        with store.checkout(f"datasets/{job.parent_id}") as parent:
+            made = open_dataset(parent).job
+        facts = {**made, "render": facts["render"], "formats": facts["formats"], "exported_by": job.command}
     if not (root.exists() and lasting(open_dataset(root).job) == lasting(facts)):
         render = None if spec.render is None else render_digest(render_info(spec.render))
         write_dataset(
@@ -195,8 +215,7 @@ def _models(plan: _Plan, store: Store, shards: Sequence[Path]) -> dict[str, str]
     return found
 
 
-def _robomimic(root: Path) -> Path:
-    folder = root.with_name(root.name + "_robomimic")
+def _robomimic(root: Path, folder: Path) -> Path:
     path = folder / "dataset.hdf5"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,7 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
     try:
         database.migrate()
         job_id = _job(database, spec, request, watcher)
-        job, alone = _run(database, store, job_id, workers, watcher)
+        job, alone = run_job(database, store, job_id, workers, watcher)
         finished = _finished(request, job, database)
     finally:
         database.close()
@@ -224,7 +224,7 @@ def _stop_rules(spec: JobSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names}
 
 
-def _run(database: Database, store: Store, job_id: str, workers: int, watcher: Watcher) -> tuple[Job, bool]:
+def run_job(database: Database, store: Store, job_id: str, workers: int, watcher: Watcher) -> tuple[Job, bool]:
     """Dispatch until the job has ended; return it, and whether nobody else works in the folder."""
     url = database.url.render_as_string(hide_password=False)
     dispatcher = Dispatcher(

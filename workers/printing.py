@@ -16,7 +16,7 @@ from factory.diagnosis import REASONS
 from factory.specs import PlacementSpec, TaskSpec
 from factory.statistics import wilson
 from workers.checks import DemoCheck, FileCheck
-from workers.generate import Finished, Request
+from workers.generate import Finished
 from workers.replaying import Replay
 
 out = Console()
@@ -147,8 +147,8 @@ def _yes(value: bool | None) -> str:
 class Progress:
     """Progress bars of a job: attempts with the success rate so far, then rendering."""
 
-    def __init__(self, request: Request, *, quiet: bool) -> None:
-        self._request = request
+    def __init__(self, name: str, *, wanted: int | None = None, count_attempts: bool = False, quiet: bool) -> None:
+        self._count_attempts = count_attempts
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -159,10 +159,9 @@ class Progress:
             console=err,
             disable=quiet,
         )
-        wanted = request.episodes if request.attempts is None else request.attempts
-        self._trying = self._bars.add_task(
-            f"{request.task} {request.generation.variant}", total=wanted, note="starting workers"
-        )
+        self._trying: Any = None
+        if wanted is not None:
+            self._trying = self._bars.add_task(name, total=wanted, note="starting workers")
         self._drawing: Any = None
 
     def __enter__(self) -> Progress:
@@ -177,7 +176,7 @@ class Progress:
     def attempts(self, attempted: int, succeeded: int) -> None:
         """Show attempts and the rate with its interval."""
         rate, low, high = wilson(succeeded, attempted)
-        done = succeeded if self._request.attempts is None else attempted
+        done = attempted if self._count_attempts else succeeded
         note = f"{succeeded}/{attempted} succeed, {100 * rate:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
         self._bars.update(self._trying, completed=done, note=note)
 

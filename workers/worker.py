@@ -25,7 +25,7 @@ from api.specs import JobSpec, cuts_of, job_from_json
 from api.store import Store
 from factory import poses
 from factory.demos import Demo, read_demos
-from factory.durable import sha256_file
+from factory.durable import sha256_file, sweep
 from factory.episodes import EPISODE_FILE, list_renders, read_document, render_digest, shard_path, write_shard
 from factory.errors import FactoryError, StorageError
 from factory.recording import episode_of
@@ -210,6 +210,7 @@ class Bench:
             key = f"{shards_key(work.job_id)}/{shard_path(Path(), index).name}"
             with self._store.checkout(key) as shard:
                 if digest not in list_renders(shard):
+                    sweep(shard)  # what a killed worker left
                     render_shard(self._renderer(spec.task, spec.render), shard)
                     if not self._store.is_local:
                         self._store.put(shard / f"clips-{digest}", f"{key}/clips-{digest}")
