@@ -17,6 +17,7 @@ from api import jobs, tables
 from api.database import now
 from api.estimates import Estimate, estimate
 from api.leases import LEASE_S
+from api.reproducing import Reproduce, reproduce
 from factory.specs import TaskSpec
 from factory.statistics import wilson
 
@@ -75,22 +76,6 @@ class Failure(BaseModel):
     reason: str
     count: int
     words: str
-
-
-class Reproduce(BaseModel):
-    """How to ask for the same again.
-
-    Attributes:
-        command: on the command line.
-        curl: over HTTP; this form has every setting.
-        request: its body.
-        note: what the command cannot say; empty when it says all.
-    """
-
-    command: str
-    curl: str
-    request: dict[str, Any]
-    note: str
 
 
 class Job(BaseModel):
@@ -344,8 +329,6 @@ def of_file(row: tables.File) -> File:
 
 def of_job(session: Session, row: tables.Job, *, base_url: str = "") -> Job:
     """Return a job with everything there is to say about it."""
-    from api.reproducing import reproduce  # noqa: PLC0415 - it needs the requests, which need what answers need
-
     job = _job(row, in_flight=jobs.in_flight(session, row.id), at=now(session))
     spec = jobs.spec_of(row)
     job.failure_breakdown = [Failure(**failure) for failure in jobs.failures(session, row)]

@@ -99,11 +99,16 @@ class Database:
             raise StorageError(f"the job book {shown} cannot be read or written: {error.orig}") from error
 
 
+def head_revision(database: Database) -> str | None:
+    """Return the schema that this version needs."""
+    return ScriptDirectory.from_config(_alembic(database)).get_current_head()
+
+
 def now(session: Session) -> float:
     """Return the database's time, seconds since 1970; hosts may disagree, their database does not."""
     if session.get_bind().dialect.name == "sqlite":
         return time.time()  # SQLite runs in this process; there is no other clock
-    return float(session.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    return float(session.connection().execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
 def _prepare_sqlite(engine: Engine) -> None:

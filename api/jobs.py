@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, delete, func, update
+from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
 from api.database import now
@@ -563,15 +564,15 @@ def rate_over_time(session: Session, job: Job, *, points: int = 60) -> list[dict
     bucket = (col(Attempt.idx) // width).label("bucket")
     successes = func.count().filter(col(Attempt.outcome) == "success")
     query = (
-        select(bucket, func.count(), successes, func.max(Attempt.committed_at), func.sum(Attempt.seconds))
-        .where(Attempt.job_id == job.id, col(Attempt.idx) < job.prefix)
+        sa_select(bucket, func.count(), successes, func.max(Attempt.committed_at), func.sum(Attempt.seconds))
+        .where(col(Attempt.job_id) == job.id, col(Attempt.idx) < job.prefix)
         .group_by(bucket)
         .order_by(bucket)
     )
     course: list[dict[str, Any]] = []
     total = kept = 0
     seconds = 0.0
-    for _, count, succeeded, last, spent in session.exec(query).all():
+    for _, count, succeeded, last, spent in session.connection().execute(query).all():
         total, kept, seconds = total + count, kept + succeeded, seconds + (spent or 0.0)
         rate, low, high = wilson(kept, total)
         course.append(

@@ -3,6 +3,9 @@
 What an executor does concerns `jobs`, `attempts` and `units`; the row in `attempts` is the moment an attempt exists.
 """
 
+# SQLModel types its own `__tablename__` as something else than the text that it wants to be set to.
+# pyright: reportAssignmentType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("factory", "sim_tasks", "workers")
+PACKAGES = ("factory", "sim_tasks", "api", "workers")
 
 HEAVY = {"mujoco", "robosuite", "torch", "ray", "numba", "OpenGL", "glfw", "cv2"}
 """Seconds to import, or a display to open."""
@@ -39,7 +39,8 @@ def test_import_contracts_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["workers.cli", "workers.generate", "workers.report", "sim_tasks.catalog", "sim_tasks.backends"]
+    "module",
+    ["workers.cli", "workers.generate", "workers.service", "workers.report", "sim_tasks.catalog", "sim_tasks.backends"],
 )
 def test_what_everyone_imports_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"

@@ -78,7 +78,33 @@ def test_help_shows_an_example(verb: tuple[str, ...]) -> None:
 
 def test_the_verbs_are_those_the_manual_names() -> None:
     expected = {"tasks", "demos check", "generate", "export", "inspect", "replay", "record-seeds", "record"}
+    expected |= {"serve", "dispatch", "migrate", "keys create", "keys list", "keys revoke"}
     assert {" ".join(verb) for verb in VERBS} == expected
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    made = json.loads(factory("keys", "create", "--name", "one", "--data", tmp_path, "--json").stdout)
+    assert made["key"].startswith("fk_")
+    assert made["scopes"] == ["read", "write"]
+    assert made["key"].encode() not in b"".join(p.read_bytes() for p in tmp_path.glob("factory.sqlite3*"))
+    (listed,) = json.loads(factory("keys", "list", "--data", tmp_path, "--json").stdout)
+    assert (listed["id"], listed["revoked_at"]) == (made["id"], None)
+    assert factory("keys", "revoke", made["id"], "--data", tmp_path).exit_code == 0
+    (listed,) = json.loads(factory("keys", "list", "--data", tmp_path, "--json").stdout)
+    assert listed["revoked_at"] is not None
+    assert "unknown scope" in factory("keys", "create", "--name", "two", "--scopes", "all", "--data", tmp_path).stderr
+
+
+def test_an_open_door_to_strangers_is_refused(tmp_path: Path) -> None:
+    refused = factory("serve", "--host", "0.0.0.0", "--data", tmp_path, "--executor", "none")  # noqa: S104
+    assert refused.exit_code == 2
+    assert "there is no API key yet" in refused.stderr
+
+
+def test_migrate_says_what_it_brought_up_to_date(tmp_path: Path) -> None:
+    result = factory("migrate", "--data", tmp_path)
+    assert result.exit_code == 0
+    assert "factory.sqlite3 is up to date" in result.stdout.replace("\n", "")
 
 
 def test_tasks_as_json() -> None:
@@ -284,7 +310,7 @@ def test_the_same_command_again_has_nothing_to_do(dataset: Path, towers: Path) -
 def test_fewer_episodes_than_asked_is_exit_code_1(towers: Path, tmp_path: Path) -> None:
     result = factory(*tower.arguments(tmp_path / "few", towers, "--max-attempts", "4"))
     assert result.exit_code == 1
-    assert "stopped at the attempt limit" in result.stdout
+    assert "ended by max_attempts" in result.stdout
     assert open_dataset(tmp_path / "few").episodes < 4
 
 

@@ -27,7 +27,7 @@ from workers.worker import Bench, shards_key
 mujoco = pytest.importorskip("mujoco")
 binding_utils = pytest.importorskip("robosuite.utils.binding_utils")
 from sim_tasks.backends import opengl  # noqa: E402
-from sim_tasks.backends.rendering import EpisodeRenderer, visual_stream  # noqa: E402
+from sim_tasks.backends.rendering import visual_stream  # noqa: E402
 from sim_tasks.backends.scenes import build_environment  # noqa: E402
 
 pytestmark = pytest.mark.sim
@@ -82,10 +82,6 @@ def recorded() -> dict[str, Recorded]:
         gc.collect()
         result[name] = Recorded(states=states, pixels=pixels, geoms=geoms)
     return result
-
-
-def open_renderer(task: str, spec: RenderSpec):
-    return EpisodeRenderer(find_task(task), spec)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -246,20 +246,22 @@ def generate(
 
 # --- service ----------------------------------------------------------------------------------------------------------
 
-Data = Annotated[Path, typer.Option(envvar="FACTORY_DATA", help="Folder for everything the service keeps.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder for everything the service keeps. Default: FACTORY_DATA, else ./data.")
+]
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
         "--database",
-        envvar="FACTORY_DATABASE_URL",
-        help="Job book: postgresql://USER@HOST/NAME or sqlite:///FILE. Default: SQLite in the data folder. A password "
-        "is read from FACTORY_DATABASE_PASSWORD_FILE.",
+        help="Job book: postgresql://USER@HOST/NAME or sqlite:///FILE. Default: FACTORY_DATABASE_URL, else SQLite in "
+        "the data folder. A password is read from the file that FACTORY_DATABASE_PASSWORD_FILE names.",
     ),
 ]
 StoreUrl = Annotated[
     str | None,
     typer.Option(
-        "--store", envvar="FACTORY_STORE", help="Artefacts: a folder or a URL such as s3://bucket. Default: DATA/store."
+        "--store",
+        help="Artefacts: a folder or a URL such as s3://bucket/prefix. Default: FACTORY_STORE_URL, else DATA/store.",
     ),
 ]
 RayAddress = Annotated[
@@ -272,9 +274,13 @@ RayAddress = Annotated[
 @_sentences
 def serve(
     *,
-    host: Annotated[str, typer.Option(envvar="FACTORY_HOST", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="FACTORY_PORT", min=0, max=65535, help="Port to listen on.")] = 8000,
-    data: Data = Path("data"),
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Default: FACTORY_HOST, else 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on. Default: FACTORY_PORT, else 8000.")
+    ] = None,
+    data: Data = None,
     database: DatabaseUrl = None,
     store: StoreUrl = None,
     executor: Annotated[
@@ -291,9 +297,7 @@ def serve(
     from workers import service
 
     service.serve(
-        service.place_of(data, database, store),
-        host=host,
-        port=port,
+        _settings(data, database, store_url=store, host=host, port=port),
         executor=executor,
         workers=workers or processes.usable_cores(),
         ray_address=ray_address,
@@ -304,7 +308,7 @@ def serve(
 @_sentences
 def dispatch(
     *,
-    data: Data = Path("data"),
+    data: Data = None,
     database: DatabaseUrl = None,
     store: StoreUrl = None,
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Who does the work.")] = "local",
@@ -315,7 +319,7 @@ def dispatch(
     from workers import service
 
     service.dispatch(
-        service.place_of(data, database, store),
+        _settings(data, database, store_url=store),
         executor=executor,
         workers=workers or processes.usable_cores(),
         ray_address=ray_address,
@@ -326,7 +330,7 @@ def dispatch(
 @_sentences
 def migrate(
     *,
-    data: Data = Path("data"),
+    data: Data = None,
     database: DatabaseUrl = None,
     wait_s: Annotated[float, typer.Option(min=0, help="Wait so long for a database that is still starting.")] = 60.0,
     as_json: AsJson = False,
@@ -334,7 +338,7 @@ def migrate(
     """Bring the job book's tables to this version's form; `serve` and `dispatch` do it by themselves."""
     from workers import service
 
-    book = service.wait_for_database(service.place_of(data, database, None).database_url, seconds=wait_s)
+    book = service.wait_for_database(_settings(data, database).database_url, seconds=wait_s)
     book.migrate()
     shown = book.url.render_as_string(hide_password=True)
     book.close()
@@ -359,48 +363,47 @@ def keys_create(
         Path | None, typer.Option(help="Register the key written in this file instead of making one; once is enough.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the key to this file, readable by its owner only.")] = None,
-    data: Data = Path("data"),
+    data: Data = None,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key and show it once; only its hash is kept."""
     from api import keys
+    from api.database import now
     from workers import service
 
-    given = secret_file.read_text().strip() if secret_file else None
-    book = service.wait_for_database(service.place_of(data, database, None).database_url)
+    book = service.wait_for_database(_settings(data, database).database_url)
     book.migrate()
+    asked = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    secret = ""
     with book.transaction() as session:
-        key, secret = keys.create(
-            session,
-            name=name,
-            scopes=[scope.strip() for scope in scopes.split(",") if scope.strip()],
-            expires_in_s=None if days is None else days * 86400.0,
-            secret=given,
-        )
+        if secret_file is not None:
+            key = keys.adopt_key(session, secret_file.read_text().strip(), name=name, scopes=asked)
+        else:
+            expires_at = None if days is None else now(session) + days * 86400.0
+            key, secret = keys.create_key(session, name=name, scopes=asked, expires_at=expires_at)
     book.close()
-    if out is not None:
+    if out is not None and secret:
         out.touch(mode=0o600)
         out.write_text(secret + "\n")
+    shown = secret if secret and out is None else None
     if as_json:
-        _say({"id": key.id, "name": key.name, "scopes": key.scopes, "key": None if out or given else secret})
-    elif out is not None or given:
-        typer.echo(f"key {key.id} ({', '.join(key.scopes)})")
+        _say({"id": key.id, "name": key.name, "scopes": key.scopes, "key": shown})
     else:
-        typer.echo(secret)
+        typer.echo(shown or f"key {key.id} ({', '.join(key.scopes)})")
 
 
 @keys_app.command("list", epilog="Example: factory keys list")
 @_sentences
-def keys_list(*, data: Data = Path("data"), database: DatabaseUrl = None, as_json: AsJson = False) -> None:
+def keys_list(*, data: Data = None, database: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """List the API keys, without their secrets."""
     from api import keys
     from workers import service
 
-    book = service.wait_for_database(service.place_of(data, database, None).database_url)
+    book = service.wait_for_database(_settings(data, database).database_url)
     book.migrate()
     with book.reading() as session:
-        rows = keys.listed(session)
+        rows = keys.listed_keys(session)
     book.close()
     if as_json:
         _say([{"id": k.id, "name": k.name, "scopes": k.scopes, "revoked_at": k.revoked_at} for k in rows])
@@ -414,7 +417,7 @@ def keys_list(*, data: Data = Path("data"), database: DatabaseUrl = None, as_jso
 def keys_revoke(
     key: Annotated[str, typer.Argument(help="The key's id; see `factory keys list`.")],
     *,
-    data: Data = Path("data"),
+    data: Data = None,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -422,9 +425,9 @@ def keys_revoke(
     from api import keys
     from workers import service
 
-    book = service.wait_for_database(service.place_of(data, database, None).database_url)
+    book = service.wait_for_database(_settings(data, database).database_url)
     with book.transaction() as session:
-        keys.revoke(session, key)
+        keys.revoke_key(session, key)
     book.close()
     if as_json:
         _say({"id": key, "revoked": True})
@@ -564,6 +567,14 @@ def record(
 
     path, demos = record_by_hand(task, out or Path(f"{task}_demos.hdf5"), device=device, count=count, seed=seed)
     typer.echo(f"wrote {len(demos)} demonstrations to {path}; look at them with: factory demos check {path}")
+
+
+def _settings(data: Path | None, database: str | None, **more: Any) -> Any:
+    import os
+
+    from api.settings import Settings
+
+    return Settings.from_environment(os.environ, data=data, database_url=database, **more)
 
 
 def _render_spec(
