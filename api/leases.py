@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,9 @@ CAPABILITIES: Mapping[Kind, str] = {
     "push": "write",
 }
 """What a worker must be able to do for each kind of unit."""
+
+RESULTS = {"clip": "clips", "push": "pushes"}
+"""Where in a job's result what was made for it later is kept, by name."""
 
 LEASE_S = 15.0
 """An owner that is silent for so long is taken for dead."""
@@ -146,11 +149,13 @@ class Receipt:
     Attributes:
         committed: attempts that exist now and did not before.
         lost: units whose lease is no longer the worker's, or whose job needs nothing more; drop them.
+        unlike: of those, units of jobs that an executor with another runtime fingerprint began.
         ended: jobs whose attempts ended with this batch.
     """
 
     committed: int = 0
     lost: frozenset[int] = frozenset()
+    unlike: frozenset[int] = frozenset()
     ended: frozenset[str] = frozenset()
 
 
@@ -163,7 +168,7 @@ def lease(
     owner: str,
     worker: str,
     capabilities: Sequence[str],
-    size: int = 1,
+    size: int | Callable[[Job], int] = 1,
     prefer: str | None = None,
     avoid: frozenset[str] = frozenset(),
     attempts_only: bool = False,
@@ -179,7 +184,7 @@ def lease(
         owner: the dispatcher that answers for the worker.
         worker: its id.
         capabilities: what it can do.
-        size: attempt indices to hand out together.
+        size: attempt indices to hand out together; it may depend on the job.
         prefer: the job it is set up for; kept unless another one is `SLICE_S` worker seconds behind.
         avoid: jobs it cannot work on, because its runtime fingerprint differs from theirs.
         attempts_only: leave everything else, because the worker is in the middle of something.
@@ -197,7 +202,7 @@ def lease(
             return _hand_out(session, unit, owner, worker, at + lease_s)
     if "simulate" in capabilities:
         for job in _hungry(session, prefer, avoid):
-            if unit := _range(session, job, size, at):
+            if unit := _range(session, job, size if isinstance(size, int) else size(job), at):
                 jobs.started(session, job)
                 return _hand_out(session, unit, owner, worker, at + lease_s, job)
     return None
@@ -213,9 +218,9 @@ def _waiting(session: Session, kinds: Sequence[str], avoid: frozenset[str]) -> U
 
 def _hungry(session: Session, prefer: str | None, avoid: frozenset[str]) -> list[Job]:
     """Return jobs that want attempts, whose turn it is first."""
-    trying = col(Job.status).in_(jobs.TRYING) & (col(Job.purpose) != "export")
+    trying = col(Job.status).in_(jobs.TRYING) & (col(Job.purpose) != "export") & col(Job.id).not_in(avoid)
     query = select(Job).where(trying).order_by(col(Job.virtual_s), col(Job.created_at))
-    ready = [job for job in session.exec(query.limit(50).with_for_update()) if job.id not in avoid]
+    ready = list(session.exec(query.limit(50).with_for_update()))
     least = min((job.virtual_s for job in ready if job.status == "running"), default=0.0)
     preferred = next((job for job in ready if job.id == prefer), None)
     fresh = any(job.status == "queued" for job in ready)
@@ -269,12 +274,28 @@ def _hand_out(session: Session, unit: Unit, owner: str, worker: str, until: floa
     )
 
 
-def heartbeat(session: Session, owner: str, *, lease_s: float = LEASE_S) -> None:
-    """Prolong everything an owner holds."""
+def heartbeat(
+    session: Session, owner: str, *, holds: Collection[int] | None = None, lease_s: float = LEASE_S
+) -> int:
+    """Prolong what an owner holds; return how many units it held without knowing.
+
+    Args:
+        session: of a writing transaction.
+        owner: the dispatcher.
+        holds: the units it knows of. Others are given back: it was told that its lease had failed when it had not, as
+            happens when a connection breaks in the middle of a commit. None prolongs everything.
+        lease_s: see `lease`.
+    """
     at = now(session)
-    mine = update(Unit).where(col(Unit.owner) == owner, col(Unit.state) == "leased")
-    session.exec(mine.values(until=at + lease_s))
+    mine = (col(Unit.owner) == owner) & (col(Unit.state) == "leased")
+    forgotten = 0
+    if holds is not None:
+        lost = update(Unit).where(mine, col(Unit.id).not_in(holds))
+        back = {"state": "waiting", "owner": None, "worker": None, "until": 0.0, "epoch": Unit.epoch + 1}
+        forgotten = session.exec(lost.values(**back)).rowcount
+    session.exec(update(Unit).where(mine).values(until=at + lease_s))
     session.exec(update(Dispatcher).where(col(Dispatcher.id) == owner).values(seen_at=at))
+    return forgotten
 
 
 def reclaim(session: Session) -> int:
@@ -335,24 +356,29 @@ def _born(pid: int) -> str:
 def commit(session: Session, answers: Sequence[Answer]) -> Receipt:
     """Enter a batch of answers, all or none; what came too late is refused and reported as lost."""
     lost: set[int] = set()
+    unlike: set[int] = set()
     ended: set[str] = set()
     touched: dict[str, Job] = {}
-    committed = 0
-    for job_id in sorted({a.job_id for a in answers if isinstance(a, AttemptDone | Drawn | Opened)}):
+    before: dict[str, int] = {}
+    # Jobs are locked before their units, in one order, by everybody; else two dispatchers could wait for each other.
+    named = select(Unit.job_id).where(col(Unit.id).in_({a.unit for a in answers}))
+    for job_id in sorted({job_id for job_id in session.exec(named) if job_id}):
         job = session.exec(select(Job).where(Job.id == job_id).with_for_update()).first()
         if job is not None:
-            touched[job_id] = job
+            touched[job_id], before[job_id] = job, job.attempted
     for answer in answers:
         unit = session.get(Unit, answer.unit, with_for_update=True)
         stale = unit is None or unit.epoch != answer.epoch or unit.state != "leased" or answer.unit in lost
         if unit is None or stale or not _enter(session, touched.get(unit.job_id or ""), unit, answer):
             lost.add(answer.unit)
-        committed += not stale and isinstance(answer, AttemptDone)
+            if not stale and isinstance(answer, Opened):
+                unlike.add(answer.unit)
     session.flush()
+    committed = sum(job.attempted - before[job.id] for job in touched.values())
     for job in touched.values():
         if jobs.advance(session, job):
             ended.add(job.id)
-    return Receipt(committed=committed, lost=frozenset(lost), ended=frozenset(ended))
+    return Receipt(committed=committed, lost=frozenset(lost), unlike=frozenset(unlike), ended=frozenset(ended))
 
 
 def _enter(session: Session, job: Job | None, unit: Unit, answer: Answer) -> bool:
@@ -465,7 +491,8 @@ def _done(session: Session, unit: Unit, done: Done) -> None:
         job = jobs.get(session, unit.job_id, lock=True)
         if unit.kind == "unpack":
             job.executor = result.get("executor") or job.executor
-            job.succeeded, job.started_at = len(result["indices"]), job.started_at or now(session)
+            job.attempted = job.succeeded = len(result["indices"])  # episodes taken over; nothing is tried
+            job.started_at = job.started_at or now(session)
             if jobs.spec_of(job).render is None:
                 jobs.start_finalizing(session, job)
             else:
@@ -480,7 +507,7 @@ def _done(session: Session, unit: Unit, done: Done) -> None:
             jobs.finish(session, job)
             return
         else:
-            key = f"{unit.kind}s"
+            key = RESULTS[unit.kind]
             job.result = {**(job.result or {}), key: {**(job.result or {}).get(key, {}), **result}}
             jobs.tell(session, job, f"{unit.kind}.done", result)
     session.delete(unit)
@@ -511,7 +538,7 @@ def _abandon(session: Session, unit: Unit, error: dict[str, Any]) -> None:
     elif unit.job_id:
         job = jobs.get(session, unit.job_id, lock=True)
         if unit.kind in ("clip", "push"):
-            key = f"{unit.kind}s"
+            key = RESULTS[unit.kind]
             name = str(unit.payload.get("name", unit.id))
             job.result = {**(job.result or {}), key: {**(job.result or {}).get(key, {}), name: {"error": error}}}
             jobs.tell(session, job, f"{unit.kind}.failed", error)
@@ -545,10 +572,10 @@ def died(session: Session, work: Work, *, at_index: int | None, how: str, began:
         how: for people: "killed by signal 9", "exit code 1".
         began: whether it had begun with the unit; one that was only waiting gets no strike.
     """
+    job = jobs.get(session, work.job_id, lock=True) if work.job_id else None  # before its units, as everywhere
     unit = session.get(Unit, work.unit, with_for_update=True)
     if unit is None or unit.epoch != work.epoch or unit.state != "leased":
         return
-    job = jobs.get(session, unit.job_id, lock=True) if unit.job_id else None
     _give_back(session, work.unit)
     if not began:
         return

@@ -192,12 +192,22 @@ def generate(
     backend: Annotated[
         Literal["robosuite", "kinematic"], typer.Option(help="Simulator; kinematic has no physics.")
     ] = "robosuite",
+    max_wall_s: Annotated[
+        float | None, typer.Option(min=0.001, help="Give up after so many seconds, with what is there.")
+    ] = None,
+    min_success_rate: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Give up when, after 100 attempts or more, fewer succeed.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(envvar="FACTORY_SERVER", help="Have this service do it, e.g. http://127.0.0.1:8000.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(envvar="FACTORY_KEY", help="API key for --server.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate verified episodes and write them as one LeRobot v3.0 dataset with a report.
 
     The same command again goes on where it was interrupted. Results depend on the seed alone, not on the number of
-    workers.
+    workers. With --server a service does the work and the dataset is fetched when it is there.
     """
     from workers import printing
     from workers.generate import Request, describe
@@ -210,6 +220,8 @@ def generate(
         episodes=episodes if episodes is not None or attempts is not None else 20,
         attempts=attempts,
         max_attempts=max_attempts,
+        max_wall_s=max_wall_s,
+        min_success_rate=min_success_rate,
         keep_failed=keep_failed,
         generation=GenerationSpec(
             variant=variant,
@@ -235,7 +247,12 @@ def generate(
         count_attempts=request.episodes is None,
         quiet=as_json,
     ) as progress:
-        finished = run(request, workers=workers or processes.usable_cores(), watcher=progress)
+        if server is None:
+            finished = run(request, workers=workers or processes.usable_cores(), watcher=progress)
+        else:
+            from workers.remote import generate_remotely
+
+            finished = generate_remotely(request, server=server, key=key, watcher=progress)
     if as_json:
         _say(describe(finished))
     else:

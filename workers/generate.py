@@ -21,12 +21,13 @@ from sqlmodel import Session, col, select
 
 from api import jobs
 from api.database import Database, sqlite_url
+from api.sources import distinct
 from api.specs import JobSpec, SourceFile, differences, job_from_json
 from api.store import Store
 from api.tables import Dispatcher as DispatcherRow
 from api.tables import FailureCount, Job
 from factory.dataset_reading import open_dataset
-from factory.demos import Demo, read_demos, write_demos
+from factory.demos import canonical_image, read_demos
 from factory.diagnosis import REASONS
 from factory.durable import sha256_file
 from factory.errors import BackendError, DatasetError, DemoError, SpecError, StorageError
@@ -109,12 +110,6 @@ def seeds_path(task: str) -> Path:
     return path
 
 
-def load_demos(task: str, files: Sequence[Path]) -> tuple[Demo, ...]:
-    """Return the demos of the given files, or the shipped seeds when there are none."""
-    # A demo is known by the file it is read from now, whatever file it was first written to.
-    return tuple(replace(demo, path=path.name) for path in files or [seeds_path(task)] for demo in read_demos(path))
-
-
 def work_folder_of(out: Path) -> Path:
     """Return where the work for a dataset at `out` is kept: beside it, so that finishing is a rename on one disk."""
     return out.with_name(out.name + ".work")
@@ -133,7 +128,7 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
     with tempfile.TemporaryDirectory() as folder:
         # Before anything is made: a request that cannot be read leaves nothing behind.
         staged = _canonical(request, Path(folder))
-        spec = _spec(request, [source for source, _ in staged])
+        spec = asked_for(request, [source for source, _ in staged])
         work.mkdir(parents=True, exist_ok=True)
         store = Store(work)
         for source, path in staged:
@@ -153,16 +148,22 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
 
 
 def _canonical(request: Request, folder: Path) -> list[tuple[SourceFile, Path]]:
-    """Write each file of demonstrations in the project's own form; its hash names its content, wherever it lay."""
+    """Write each file of demonstrations as the service would; its hash names its content, wherever it lay."""
+    if not request.demos:
+        seeds = seeds_path(request.task)
+        return [(SourceFile(name=seeds.name, sha256=sha256_file(seeds)), Path(shutil.copy(seeds, folder)))]
     staged: list[tuple[SourceFile, Path]] = []
-    for i, path in enumerate(request.demos or [seeds_path(request.task)]):
+    for i, path in enumerate(request.demos):
         place = folder / f"{i}.hdf5"
-        write_demos(place, [replace(demo, path=path.name) for demo in read_demos(path)])
-        staged.append((SourceFile(name=path.name, sha256=sha256_file(place)), place))
+        place.write_bytes(canonical_image(read_demos(path), name=str(path)))
+        sha256 = sha256_file(place)
+        name = distinct(path.name, sha256, [source.name for source, _ in staged])
+        staged.append((SourceFile(name=name, sha256=sha256), place))
     return staged
 
 
-def _spec(request: Request, sources: Sequence[SourceFile]) -> JobSpec:
+def asked_for(request: Request, sources: Sequence[SourceFile]) -> JobSpec:
+    """Return the job a request describes. Raises SpecError when it contradicts itself."""
     if request.episodes is None and request.attempts is None:
         raise SpecError("say how much you want: --episodes N (successes) or --attempts N (exactly that many tried)")
     if request.episodes and request.max_attempts and request.max_attempts < request.episodes:
@@ -309,7 +310,7 @@ def _why_nothing(session: Session, job: Job, request: Request) -> Exception:
 def _already_there(request: Request) -> Finished:
     facts = open_dataset(request.out)
     with tempfile.TemporaryDirectory() as folder:
-        spec = _spec(request, [source for source, _ in _canonical(request, Path(folder))])
+        spec = asked_for(request, [source for source, _ in _canonical(request, Path(folder))])
     asked = spec.to_json()
     if differing := differences({k: facts.job.get(k) for k in asked}, asked):
         raise DatasetError(

@@ -36,14 +36,15 @@ def open_transports(
     if executor == "ray":
         from workers.ray import RayTransport  # noqa: PLC0415 - an extra, and slow to import
 
-        writer = LocalTransport(settings.store_url, workers=1, database_url=settings.database_url, capabilities=("write",))
+        url = settings.database_url
+        writer = LocalTransport(settings.store_url, workers=1, database_url=url, capabilities=("write",))
         return [RayTransport(settings.store_url, address=ray_address, workers=workers), writer]
     raise SpecError(f"executor {executor!r}: known are local and ray")
 
 
 def dispatch(settings: Settings, *, executor: str, workers: int, ray_address: str | None = None) -> None:
     """Be a dispatcher until SIGTERM or Ctrl-C; the book is migrated first."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     processes.arm_failpoints()
     signal.signal(signal.SIGTERM, _stop)
     database = Database(settings.database_url)
@@ -68,9 +69,10 @@ def serve(settings: Settings, *, executor: str, workers: int, ray_address: str |
         SpecError: the address is not a loopback one and there is no API key.
     """
     import uvicorn  # noqa: PLC0415 - an extra
+
     from api.app import create_app  # noqa: PLC0415 - likewise
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     processes.arm_failpoints()
     database = Database(settings.database_url)
     database.migrate()
@@ -123,6 +125,11 @@ def _dispatch_beside(settings: Settings, options: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     processes.die_with_parent()
     dispatch(settings, **options)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _stop(_signal: int, _frame: Any) -> None:
