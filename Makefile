@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 LEROBOT := .venv-lerobot
 
-.PHONY: help install demo test check lerobot clean
+.PHONY: help install demo test check lerobot images compose-cli clean
 
 help:
 	@echo "make install   environment in .venv with the simulator"
 	@echo "make demo      20 verified stack episodes with two cameras, as a LeRobot dataset with a report"
 	@echo "make test      linters, types, architecture contracts, and every test"
+	@echo "make images    the service's container images"
 
 install: $(VENV)/installed
 
@@ -37,8 +38,16 @@ check: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check lerobot
+test: check lerobot compose-cli
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Builds every image, with Docker or, without an engine, with buildah.
+images:
+	bash docker/build-images.sh
+
+# Docker Compose v2 for `config`, where there is no Docker: some tests of the compose file skip without it.
+compose-cli: install
+	bash docker/compose-cli.sh
 
 clean:
 	rm -rf $(VENV) $(LEROBOT) datasets

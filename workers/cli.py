@@ -316,7 +316,7 @@ def serve(
     service.serve(
         _settings(data, database, store_url=store, host=host, port=port),
         executor=executor,
-        workers=workers or processes.usable_cores(),
+        workers=workers,
         ray_address=ray_address,
     )
 
@@ -338,7 +338,7 @@ def dispatch(
     service.dispatch(
         _settings(data, database, store_url=store),
         executor=executor,
-        workers=workers or processes.usable_cores(),
+        workers=workers,
         ray_address=ray_address,
     )
 

@@ -28,10 +28,14 @@ _STOP_S = 10.0
 
 
 def open_transports(
-    settings: Settings, *, executor: str, workers: int, ray_address: str | None = None
+    settings: Settings, *, executor: str, workers: int | None, ray_address: str | None = None
 ) -> Sequence[Transport]:
-    """Start the workers of an executor: "local" processes, or "ray" actors beside one local process that writes."""
+    """Start the workers of an executor: "local" processes, or "ray" actors beside one local process that writes.
+
+    Without a number there are as many as this machine has cores or the cluster has room for.
+    """
     if executor == "local":
+        workers = workers or processes.usable_cores()
         return [LocalTransport(settings.store_url, workers=workers, database_url=settings.database_url)]
     if executor == "ray":
         from workers.ray import RayTransport  # noqa: PLC0415 - an extra, and slow to import
@@ -42,7 +46,7 @@ def open_transports(
     raise SpecError(f"executor {executor!r}: known are local and ray")
 
 
-def dispatch(settings: Settings, *, executor: str, workers: int, ray_address: str | None = None) -> None:
+def dispatch(settings: Settings, *, executor: str, workers: int | None, ray_address: str | None = None) -> None:
     """Be a dispatcher until SIGTERM or Ctrl-C; the book is migrated first."""
     _log_to_stderr()
     processes.arm_failpoints()
@@ -53,7 +57,7 @@ def dispatch(settings: Settings, *, executor: str, workers: int, ray_address: st
         store = Store(settings.store_url)
         transports = open_transports(settings, executor=executor, workers=workers, ray_address=ray_address)
         dispatcher = Dispatcher(database, store, transports)
-        _log.info("dispatching with %d %s workers", workers, executor)
+        _log.info("dispatching to %s workers", executor)
         try:
             dispatcher.run()
         finally:
@@ -62,7 +66,7 @@ def dispatch(settings: Settings, *, executor: str, workers: int, ray_address: st
         database.close()
 
 
-def serve(settings: Settings, *, executor: str, workers: int, ray_address: str | None = None) -> None:
+def serve(settings: Settings, *, executor: str, workers: int | None, ray_address: str | None = None) -> None:
     """Be API and dashboard, and keep a dispatcher running beside them unless the executor is "none".
 
     Raises:

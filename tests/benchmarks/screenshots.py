@@ -1,0 +1,162 @@
+"""Pictures of every page of the dashboard, with real jobs: python -m tests.benchmarks.screenshots --server URL --out DIR.
+
+The server (`factory serve`) may be empty: the script uploads demonstrations, moves a boundary, asks for an estimate
+and for jobs, waits for them, and takes each page at 1440 and at 390 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+SEEDS = Path(__file__).parents[2] / "sim_tasks" / "seeds" / "stack.hdf5"
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+CAMERAS = ["agentview", "frontview", "robot0_eye_in_hand"]
+WIDTHS = {1440: 2600, 390: 2000}
+"""Width of the window -> height beyond which a picture is cut off."""
+COLOURS = 128
+"""Flat surfaces and few hues: nobody sees the difference, and a picture is a third of its size."""
+
+
+class Service:
+    """The API of the server whose pages are taken."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.http = httpx.Client(base_url=self.url, timeout=60.0)
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self.http.get(path).raise_for_status().json()
+
+    def post(self, path: str, body: Any = None) -> dict[str, Any]:
+        return self.http.post(path, json=body).raise_for_status().json()
+
+    def until(self, path: str, done: Callable[[dict[str, Any]], bool], *, patience_s: float = 3600.0) -> dict[str, Any]:
+        end = time.monotonic() + patience_s
+        while not done(found := self.get(path)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{path} after {patience_s:.0f} s: {found}")
+            time.sleep(0.5)
+        return found
+
+
+def upload(service: Service) -> str:
+    """Upload demonstrations, cut one of them by hand, and return the file's id."""
+    with SEEDS.open("rb") as file:
+        told = service.http.post("/v1/files", files={"file": ("kitchen_table.hdf5", file)}).raise_for_status().json()
+    path = f"/v1/files/{told['id']}"
+    found = service.until(path, lambda answer: answer["status"] != "checking")
+    demo = found["report"]["demos"][3]
+    stop = demo["segments"]["right"][0]["stop"]
+    service.http.put(f"{path}/cuts", json={demo["name"]: {"right": [stop - 4]}}).raise_for_status()
+    return told["id"]
+
+
+def ended(job: dict[str, Any]) -> bool:
+    return job["finished_at"] is not None
+
+
+@contextmanager
+def window(browser: Any, width: int, theme: str) -> Iterator[Page]:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900 if width > 600 else 844}, color_scheme=theme, locale="en-GB"
+    )
+    yield context.new_page()
+    context.close()
+
+
+def take(
+    browser: Any, address: str, place: Path, *, theme: str = "light", act: Callable[[Page], Any] | None = None
+) -> None:
+    """Write one picture of a page for each width."""
+    for width, most in WIDTHS.items():
+        with window(browser, width, theme) as page:
+            page.goto(address, wait_until="load")
+            page.wait_for_timeout(1200)  # stills of films, and times in the reader's zone
+            if act is not None:
+                act(page)
+            picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+        picture = picture.crop((0, 0, width, min(picture.height, most)))
+        name = place.with_name(f"{place.name}{'' if width > 600 else f'-{width}'}.png")
+        picture.quantize(COLOURS, dither=Image.Dither.NONE).save(name, optimize=True)
+        print(f"{name}  {picture.width} x {picture.height}  {name.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def half_way(page: Page) -> None:
+    """Let the film stand in its middle."""
+    page.evaluate(
+        """() => {
+          const scrub = document.querySelector("[data-scrub]");
+          scrub.value = Math.round(scrub.max * 0.62);
+          scrub.dispatchEvent(new Event("input"));
+        }"""
+    )
+    page.wait_for_timeout(1500)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--server", default="http://127.0.0.1:8000")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--episodes", type=int, default=40)
+    given = parser.parse_args()
+    service, out = Service(given.server), given.out
+    out.mkdir(parents=True, exist_ok=True)
+    render = {"cameras": CAMERAS, "width": 256, "height": 256, "preset": "fast"}
+    file_id = upload(service)
+    wanted = {"task": "stack", "variant": "D1", "files": [file_id], "seed": 5, "render": render}
+    main_job = service.post("/v1/jobs", {**wanted, "episodes": given.episodes, "name": "Towers over the whole table"})
+    hard = {"task": "stack_three", "variant": "D1", "seed": 1, "render": None, "episodes": 30, "max_attempts": 90}
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
+        path = f"/v1/jobs/{main_job['id']}"
+        service.until(path, lambda job: ended(job) or job["request_counts"]["succeeded"] >= given.episodes * 0.6)
+        take(browser, f"{service.url}/jobs/{main_job['id']}", out / "dashboard-job-live")
+        done = service.until(path, ended)
+        hard_job = service.post("/v1/jobs", {**hard, "name": "Towers of three, widest starts"})
+        hard_path = f"/v1/jobs/{hard_job['id']}"
+        service.until(hard_path, lambda job: ended(job) or job["request_counts"]["attempted"] >= 25)
+        service.post("/v1/jobs", {"task": "lift", "episodes": 200, "name": "A first try", "seed": 9, "render": render})
+        take(browser, f"{service.url}/", out / "dashboard-jobs")
+        take(browser, f"{service.url}/workers", out / "dashboard-workers")
+        asked = {**wanted, "episodes": 1000, "name": "A thousand towers"}
+        pilot = service.post("/v1/jobs:estimate", asked)
+        service.until(f"/v1/jobs/{pilot['id']}", ended)
+        take(browser, f"{service.url}/jobs/new?estimate={pilot['id']}", out / "dashboard-new-job")
+        service.until(hard_path, ended)
+        take(browser, f"{service.url}/jobs/{main_job['id']}", out / "dashboard-job")
+        take(browser, f"{service.url}/jobs/{hard_job['id']}", out / "dashboard-job-dark", theme="dark")
+        take(browser, f"{service.url}/jobs/{main_job['id']}/episodes?show=7", out / "dashboard-episodes", act=half_way)
+        failed = service.get(f"{hard_path}/attempts?outcome=failure&limit=1")["data"]
+        if failed:
+            clip = f"{hard_path}/attempts/{failed[0]['index']}/clip"
+            service.post(clip)
+            first = f"{hard_path}/attempts?outcome=failure&limit=1"
+            service.until(first, lambda found: bool((found["data"][0]["clip"] or {}).get("cameras")))
+            shown = f"{service.url}/jobs/{hard_job['id']}/episodes?outcome=failure&show={failed[0]['index']}"
+            take(browser, shown, out / "dashboard-failures", act=half_way)
+        take(browser, f"{service.url}/datasets/{done['dataset_id']}", out / "dashboard-dataset")
+        take(browser, f"{service.url}/datasets", out / "dashboard-datasets")
+        take(browser, f"{service.url}/files/{file_id}?demo=demo_3", out / "dashboard-file")
+        take(browser, f"{service.url}/files", out / "dashboard-files")
+        take(browser, f"{service.url}/keys", out / "dashboard-keys")
+        take(browser, f"{service.url}/login", out / "dashboard-login")
+        browser.close()
+    for job in service.get("/v1/jobs?status=queued&status=running")["data"]:
+        service.http.post(f"/v1/jobs/{job['id']}/cancel")
+    total = sum(path.stat().st_size for path in out.glob("dashboard-*.png"))
+    print(f"{total / 1e6:.2f} MB together")
+
+
+if __name__ == "__main__":
+    main()
