@@ -7,6 +7,7 @@ at any moment, and any number of dispatchers can work on the same book: leases a
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ _LEASE_WORK_S = 1.0
 _MOST_AT_ONCE = 64
 _FREE_BYTES = 256 << 20
 """Jobs that were paused for want of storage go on when there is this much room again."""
+_TIDY_S, _TIDY_OFTEN_S, _TIDY_OFTEN_FOR_S = 600.0, 2.0, 30.0
+"""Leftovers of ended jobs are looked for seldom, and often just after one ended."""
+_ABANDONED_S = 86400.0
+"""Nobody takes a day to put a file of demonstrations into the store."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -45,6 +50,7 @@ class _Member:
     transport: Transport
     capabilities: tuple[str, ...]
     held: list[Work] = field(default_factory=list)
+    heard_at: float = field(default_factory=time.monotonic)
     answered: dict[int, set[int]] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     avoid: set[str] = field(default_factory=set)
@@ -52,6 +58,15 @@ class _Member:
     attempts: int = 0
     busy_s: float = 0.0
     started_at: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Death:
+    """A worker that is gone, with what it held: unit, the attempt it was at, whether it had begun."""
+
+    worker: str
+    how: str
+    held: tuple[tuple[Work, int | None, bool], ...]
 
 
 class Dispatcher:
@@ -73,15 +88,20 @@ class Dispatcher:
         self._owner = jobs.new_id("disp")
         self._members: dict[str, _Member] = {}
         self._answers: list[Answer] = []
+        self._deaths: list[_Death] = []
         self._speed: dict[str, float] = {}
-        self._tidy: set[str] = set()
+        self._tidy_often_until = 0.0
         self._storage_bad_since: float | None = None
-        self._last = dict.fromkeys(("heartbeat", "storage"), 0.0)
-        with database.transaction() as session:
-            back = leases.register(session, self._owner, transport=", ".join(t.name for t in transports))
+        self._last: dict[str, float] = dict.fromkeys(("heartbeat", "storage", "tidy"), -math.inf)
+        try:
+            with database.transaction() as session:
+                back = leases.register(session, self._owner, transport=", ".join(t.name for t in transports))
+        except StorageError:
+            for transport in transports:
+                transport.close()
+            raise
         if back:
             _log.info("took over %d units of dispatchers that are gone", back)
-        self._tidy_up_after_others()
 
     def run(self, until: Callable[[Session], bool] | None = None) -> None:
         """Work until a condition holds, or for ever.
@@ -101,14 +121,14 @@ class Dispatcher:
                         return
 
     def step(self) -> None:
-        """Do what is due, wait for news, and enter them."""
-        self._regular()
-        self._feed()
+        """Do what is due, wait for news, and enter them; while the job book fails, what waits to be entered is kept."""
+        self._when_possible(self._regular)
+        self._when_possible(self._feed)
         for i, transport in enumerate(self._transports):
             # The first pool is where attempts run; the others are looked at in passing.
             for news in transport.wait(_TICK_S if i == 0 else 0.0):
                 self._take(news, transport)
-        self._commit()
+        self._when_possible(self._commit)
 
     def close(self) -> None:
         """End the workers, give back what they held, and leave the book."""
@@ -130,7 +150,6 @@ class Dispatcher:
                 started_at=time.time(),
             )
         elif isinstance(news, Lost):
-            self._commit()  # what it had finished comes before its death
             self._bury(news)
         else:
             self._hear(news)
@@ -140,6 +159,7 @@ class Dispatcher:
         if member is None:
             return
         self._answers.append(answer)
+        member.heard_at = time.monotonic()
         work = next((w for w in member.held if (w.unit, w.epoch) == (answer.unit, answer.epoch)), None)
         if work is None:
             return
@@ -167,37 +187,42 @@ class Dispatcher:
         if member is None:
             return
         _log.warning("worker %s is gone: %s", lost.worker, lost.how)
-        with self._database.transaction() as session:
-            for i, work in enumerate(member.held):
-                left = [index for index in work.indices if index not in member.answered.get(work.unit, set())]
-                opening = work.kind == "simulate" and work.job_id not in member.opened
-                at = None if opening or not left else left[0]
-                leases.died(session, work, at_index=at, how=lost.how, began=i == 0)
-            session.exec(delete(Worker).where(col(Worker.id) == lost.worker))
+        held: list[tuple[Work, int | None, bool]] = []
+        for i, work in enumerate(member.held):
+            left = [index for index in work.indices if index not in member.answered.get(work.unit, set())]
+            opening = work.kind == "simulate" and work.job_id not in member.opened
+            held.append((work, None if opening or not left else left[0], i == 0))
+        self._deaths.append(_Death(worker=lost.worker, how=lost.how, held=tuple(held)))
 
     def _commit(self) -> None:
-        """Enter the answers so far in one transaction; while storage fails they are kept and nothing else is done."""
-        if not self._answers:
+        """Enter answers and deaths so far in one transaction; what a worker had finished comes before its death."""
+        if not self._answers and not self._deaths:
             return
         answers = self._answers
-        try:
-            with self._database.transaction() as session:
-                receipt = leases.commit(session, answers)
-        except StorageError as error:
-            self._storage_failed(error)
-            return
-        self._answers = []
+        with self._database.transaction() as session:
+            receipt = leases.commit(session, answers)
+            for death in self._deaths:
+                for work, at_index, began in death.held:
+                    leases.died(session, work, at_index=at_index, how=death.how, began=began)
+                session.exec(delete(Worker).where(col(Worker.id) == death.worker))
+        self._answers, self._deaths = [], []
         self._storage_bad_since = None
         for member in self._members.values():
             for work in [w for w in member.held if w.unit in receipt.lost]:
-                if any(isinstance(a, Opened) and (a.unit, a.epoch) == (work.unit, work.epoch) for a in answers):
+                if work.unit in receipt.unlike:
                     member.avoid.add(work.job_id)
-                member.transport.drop(member.id, work.unit)
-                self._release(member, work)
+                self._drop(member, work)
         for job_id in receipt.ended:
             self._drop_job(job_id)
         if any(isinstance(answer, Done) for answer in answers):
-            self._tidy_up_after_others()
+            self._tidy_often_until = time.monotonic() + _TIDY_OFTEN_FOR_S
+            self._last["tidy"] = -math.inf
+
+    def _when_possible(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except StorageError as error:
+            self._storage_failed(error)
 
     def _storage_failed(self, error: StorageError) -> None:
         began = self._storage_bad_since = self._storage_bad_since or time.monotonic()
@@ -210,8 +235,13 @@ class Dispatcher:
         """Free workers from attempts that no longer count."""
         for member in self._members.values():
             for work in [w for w in member.held if w.job_id == job_id and w.kind == "simulate"]:
-                member.transport.drop(member.id, work.unit)
-                self._release(member, work)
+                self._drop(member, work)
+
+    def _drop(self, member: _Member, work: Work) -> None:
+        """Take a unit from a worker. A newer lease of it goes too, for the worker cannot tell one from the other."""
+        member.transport.drop(member.id, work.unit)
+        for same in [w for w in member.held if w.unit == work.unit]:
+            self._release(member, same)
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -222,13 +252,11 @@ class Dispatcher:
         hungry = [m for m in self._members.values() if len(m.held) < _AHEAD]
         if not hungry or not self._anything():
             return
-        try:
-            with self._database.transaction() as session:
-                given = [(member, work) for member in hungry for work in self._lease_for(session, member)]
-        except StorageError as error:
-            self._storage_failed(error)
-            return
+        with self._database.transaction() as session:
+            given = [(member, work) for member in hungry for work in self._lease_for(session, member)]
         for member, work in given:
+            if not member.held:
+                member.heard_at = time.monotonic()
             member.held.append(work)
             member.job_id = work.job_id or member.job_id
             member.transport.submit(member.id, work)
@@ -252,7 +280,7 @@ class Dispatcher:
                 owner=self._owner,
                 worker=member.id,
                 capabilities=member.capabilities,
-                size=self._size(session, member),
+                size=self._size,
                 prefer=member.job_id,
                 avoid=frozenset(member.avoid),
                 attempts_only=bool(busy),
@@ -262,14 +290,13 @@ class Dispatcher:
             found.append(work)
         return found
 
-    def _size(self, session: Session, member: _Member) -> int:
+    def _size(self, job: Job) -> int:
         """Return how many attempts to hand out together; few while a job is new, slow, or nearly done."""
-        seconds = self._speed.get(member.job_id or "")
+        seconds = self._speed.get(job.id)
         if seconds is None:
             return 1
         size = min(_MOST_AT_ONCE, max(1, round(_LEASE_WORK_S / max(seconds, 1e-6))))
-        job = session.get(Job, member.job_id)
-        if job is None or size == 1:
+        if size == 1:
             return size
         spec = jobs.spec_of(job)
         left = (spec.episodes - job.succeeded) if spec.episodes is not None else spec.limit - job.attempted
@@ -278,31 +305,24 @@ class Dispatcher:
     # --- now and then -------------------------------------------------------------------------------------------------
 
     def _regular(self) -> None:
-        at = time.monotonic()
-        try:
-            if at - self._last["heartbeat"] >= leases.HEARTBEAT_S:
-                self._last["heartbeat"] = at
-                self._heartbeat()
-            if at - self._last["storage"] >= leases.STORAGE_WAIT_S:
-                self._last["storage"] = at
-                self._go_on_after_storage()
-        except StorageError as error:
-            self._storage_failed(error)
-        self._retry()
-
-    def _retry(self) -> None:
-        if self._storage_bad_since is not None and not self._answers:
-            # Nothing waits to be entered; see whether the book can be written by writing the heartbeat.
-            try:
-                with self._database.transaction() as session:
-                    leases.heartbeat(session, self._owner)
-                self._storage_bad_since = None
-            except StorageError as error:
-                self._storage_failed(error)
+        for what, every_s, do in (
+            ("heartbeat", leases.HEARTBEAT_S, self._heartbeat),
+            ("storage", leases.STORAGE_WAIT_S, self._go_on_after_storage),
+            ("tidy", _TIDY_OFTEN_S if time.monotonic() < self._tidy_often_until else _TIDY_S, self._tidy_up),
+        ):
+            # While the book fails, the heartbeat is what finds out that it can be written again.
+            due = time.monotonic() - self._last[what] >= every_s
+            if due or (what == "heartbeat" and self._storage_bad_since is not None):
+                self._last[what] = time.monotonic()
+                do()
 
     def _heartbeat(self) -> None:
+        self._end_the_silent()
+        waiting = {answer.unit for answer in self._answers}
+        waiting |= {work.unit for death in self._deaths for work, _, _ in death.held}
+        holds = waiting | {work.unit for member in self._members.values() for work in member.held}
         with self._database.transaction() as session:
-            leases.heartbeat(session, self._owner)
+            leases.heartbeat(session, self._owner, holds=holds)
             leases.reclaim(session)
             for job in session.exec(select(Job).where(Job.status == "running").with_for_update()).all():
                 if jobs.overdue(session, job):
@@ -326,7 +346,17 @@ class Dispatcher:
                         seen_at=at,
                     )
                 )
+        if not self._answers and not self._deaths:
+            self._storage_bad_since = None
         self._drop_lost()
+
+    def _end_the_silent(self) -> None:
+        """Kill workers that are stuck; their deaths are dealt with like any other."""
+        for member in self._members.values():
+            if member.held and time.monotonic() - member.heard_at > leases.SILENCE_S[member.held[0].kind]:
+                _log.warning("worker %s has said nothing about its %s for too long", member.id, member.held[0].kind)
+                member.heard_at = time.monotonic()
+                member.transport.kill(member.id)
 
     def _drop_lost(self) -> None:
         """Free workers from units that are no longer theirs: the job was cancelled, or the lease ran out."""
@@ -338,8 +368,7 @@ class Dispatcher:
         mine = {number: epoch for number, epoch, owner in rows if owner == self._owner}
         for member in self._members.values():
             for work in [w for w in member.held if mine.get(w.unit) != w.epoch]:
-                member.transport.drop(member.id, work.unit)
-                self._release(member, work)
+                self._drop(member, work)
 
     def _go_on_after_storage(self) -> None:
         free = self._store.free_bytes()
@@ -353,12 +382,18 @@ class Dispatcher:
                 for job_id in waiting:
                     jobs.resume(session, job_id)
 
-    def _tidy_up_after_others(self) -> None:
-        """Remove the shards of jobs that ended, also of those whose dispatcher was killed before it could."""
+    def _tidy_up(self) -> None:
+        """Remove the leftovers of jobs that have ended, also of those whose dispatcher was killed before it could.
+
+        And again a little later: a worker in the middle of an attempt that nobody needs stores it all the same.
+        """
+        self._store.sweep("files", older_s=_ABANDONED_S)
+        there = set(self._store.names("jobs")) | {name.split("-")[0] for name in self._store.names("scratch")}
+        if not there:
+            return
         with self._database.reading() as session:
             # What the command line works on goes to a folder of its own, which it removes as a whole.
-            ended = session.exec(select(Job.id).where(col(Job.status).in_(jobs.FINAL), Job.out == "")).all()
-        for job_id in set(ended) - self._tidy:
-            if self._store.exists(f"jobs/{job_id}/shards"):
-                remove_leftovers(self._store, job_id)
-            self._tidy.add(job_id)
+            ended = select(Job.id).where(col(Job.status).in_(jobs.FINAL), Job.out == "", col(Job.id).in_(there))
+            found = session.exec(ended).all()
+        for job_id in found:
+            remove_leftovers(self._store, job_id)

@@ -25,9 +25,9 @@ from factory.dataset_checks import read_json
 from factory.dataset_reading import dataset_digest, open_dataset, read_episodes
 from factory.datasets import write_dataset
 from factory.demos import Demo, write_demos
-from factory.durable import json_bytes, sha256_file
+from factory.durable import json_bytes, sha256_file, sync_tree
 from factory.episodes import EPISODE_FILE, lasting, read_document, render_digest, shard_path, write_shard
-from factory.errors import EpisodeError
+from factory.errors import DatasetError, EpisodeError
 from factory.failpoints import reached
 from factory.provenance import MANIFEST_PATH, SOURCES_PATH, read_attempts, read_documents
 from factory.robomimic import export_robomimic
@@ -72,7 +72,7 @@ def finalize(database: Database, store: Store, job_id: str) -> dict[str, Any]:
     plan = _plan(database, store, job_id)
     name = f"ds_{job_id.removeprefix('job_')}"
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="factory-", dir=_beside(store))))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{job_id}-", dir=_beside(store))))
         place = Path(plan.job.out) if plan.job.out else store.path(f"datasets/{name}") or scratch / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if (plan.job.result or {}).get("to") == "robomimic":
@@ -90,7 +90,9 @@ def finalize(database: Database, store: Store, job_id: str) -> dict[str, Any]:
             found["datasets"].append(rows["dataset"])
             found["files"] += rows["files"]
             if not plan.job.out and not store.is_local:
-                store.put(root, f"datasets/{known_as}")
+                store.put(root, f"datasets/{root.name}")
+            else:
+                sync_tree(root)  # the report is new
         return found
 
 
@@ -169,20 +171,28 @@ def _write(
         with store.checkout(f"datasets/{job.parent_id}") as parent:
             made = open_dataset(parent).job
         facts = {**made, "render": facts["render"], "formats": facts["formats"], "exported_by": job.command}
-    if not (root.exists() and lasting(open_dataset(root).job) == lasting(facts)):
+    if not _is_there(root, facts):
         render = None if spec.render is None else render_digest(render_info(spec.render))
-        write_dataset(
-            root,
-            shards,
-            robot_type=find_task(spec.task).robot.lerobot_type,
-            job=facts,
-            attempts=plan.records,
-            source_demos=_sources(plan, store, scratch),
-            models=_models(plan, store, shards),
-            render=render,
-        )
+        try:
+            write_dataset(
+                root,
+                shards,
+                robot_type=find_task(spec.task).robot.lerobot_type,
+                job=facts,
+                attempts=plan.records,
+                source_demos=_sources(plan, store, scratch),
+                models=_models(plan, store, shards),
+                render=render,
+            )
+        except DatasetError:
+            if not _is_there(root, facts):  # a worker whose lease was lost may have been a moment faster
+                raise
     reached("finalize.before_report")
     write_report(root)
+
+
+def _is_there(root: Path, facts: Mapping[str, Any]) -> bool:
+    return root.exists() and lasting(open_dataset(root).job) == lasting(facts)
 
 
 def _sources(plan: _Plan, store: Store, scratch: Path) -> Path | None:
@@ -254,7 +264,7 @@ def _describe(name: str, kind: str, root: Path, plan: _Plan) -> dict[str, Any]:
         "job_id": plan.job.id,
         "kind": kind,
         "name": plan.job.name or plan.spec.task,
-        "key": f"datasets/{name}",
+        "key": f"datasets/{root.name}",
         "episodes": episodes,
         "frames": frames,
         "bytes": sum(file["bytes"] for file in files),

@@ -79,6 +79,11 @@ class LocalTransport:
         """Tell a worker to leave out what it has not begun of a unit."""
         self._send(worker, unit)
 
+    def kill(self, worker: str) -> None:
+        """End a worker that is stuck; `wait` reports it lost."""
+        if child := self._children.get(worker):
+            child.process.kill()
+
     def wait(self, timeout_s: float) -> Sequence[News]:
         """Return what happened; see `transport.Transport.wait`."""
         while len(self._children) < self._wanted and time.monotonic() >= self._not_before:

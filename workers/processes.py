@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 
@@ -45,28 +46,25 @@ def die_with_parent() -> None:
 
 
 def arm_failpoints() -> None:
-    """Let tests kill this process at a named moment: FACTORY_FAILPOINT=NAME:COUNT:FILE, in every process of a run.
+    """Let tests kill this process at named moments: FACTORY_FAILPOINT=NAME:COUNT:FILE,... in every process of a run.
 
-    The COUNT-th process-wide passage of NAME kills, once for all processes: FILE is made first and then in the way.
+    The COUNT-th passage of NAME in a process kills it, once for all processes: FILE is made first and then in the way.
     """
-    wanted = os.environ.get("FACTORY_FAILPOINT")
-    if not wanted:
-        return
-    name, count, marker = wanted.split(":", 2)
-    left = [int(count)]
+    passed: Counter[str] = Counter()
+    wanted = [entry.split(":", 2) for entry in os.environ.get("FACTORY_FAILPOINT", "").split(",") if entry]
 
     def hook(here: str) -> None:
-        if here != name:
-            return
-        left[0] -= 1
-        if left[0] == 0:
-            try:
-                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                return
-            os.kill(os.getpid(), signal.SIGKILL)
+        passed[here] += 1
+        for name, count, marker in wanted:
+            if name == here and int(count) == passed[here]:
+                try:
+                    os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+                except FileExistsError:
+                    continue
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    failpoints.install(hook)
+    if wanted:
+        failpoints.install(hook)
 
 
 def single_threaded() -> None:

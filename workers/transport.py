@@ -67,6 +67,10 @@ class Transport(Protocol):
         """Tell a worker to leave out what it has not begun of a unit; answers may still come and are ignored."""
         ...
 
+    def kill(self, worker: str) -> None:
+        """End a worker that is stuck; `wait` reports it lost."""
+        ...
+
     def wait(self, timeout_s: float) -> Sequence[News]:
         """Return what happened, at the latest after so many seconds; empty when nothing did.
 

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 from api.database import Database
 from api.leases import Answer, AttemptDone, Done, Drawn, Failed, Opened, Work
 from api.specs import JobSpec, cuts_of, job_from_json
-from api.store import Store
+from api.store import NotStoredError, Store
 from factory import poses
 from factory.demos import Demo, read_demos
-from factory.durable import sha256_file, sweep
+from factory.durable import sha256_file, sweep, sweep_place
 from factory.episodes import EPISODE_FILE, list_renders, read_document, render_digest, shard_path, write_shard
 from factory.errors import FactoryError, StorageError
+from factory.failpoints import reached
 from factory.recording import episode_of
 from factory.replay import AttemptResult, run_attempts
 from factory.retargeting import Source
@@ -359,6 +360,8 @@ def _sealed(shard: Path) -> tuple[str, int]:
 
 
 def _failure(work: Work, error: Exception) -> Failed:
+    if isinstance(error, NotStoredError):  # gone for good, unlike a store that does not answer
+        return Failed(unit=work.unit, epoch=work.epoch, cause="request", message=str(error))
     if isinstance(error, StorageError) or _is_storage(error):
         return Failed(unit=work.unit, epoch=work.epoch, cause="storage", message=str(error))
     if isinstance(error, FactoryError):
@@ -377,10 +380,17 @@ def _is_storage(error: BaseException | None) -> bool:
 
 
 def remove_leftovers(store: Store, job_id: str) -> None:
-    """Remove what a finished job no longer needs; its clips stay."""
+    """Remove what a finished job no longer needs, and what its killed workers left; its clips stay."""
     with suppress(StorageError, OSError):
         for name in ("shards", "models"):
             store.remove(f"jobs/{job_id}/{name}")
+            reached("tidy.removed")
+        for name in store.names("scratch"):
+            if name.startswith(f"{job_id}-"):
+                store.remove(f"scratch/{name}")
+        if (datasets := store.path("datasets")) is not None:
+            for suffix in ("", "-failed", "_robomimic"):
+                sweep_place(datasets / f"ds_{job_id.removeprefix('job_')}{suffix}")
         folder = store.path(f"jobs/{job_id}")
         if folder is not None and folder.is_dir() and not any(folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
