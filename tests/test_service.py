@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -179,6 +181,22 @@ def test_the_command_line_makes_the_same_dataset(served: Served, tmp_path: Path)
     command = ["generate", "lift", "--episodes", "2", "--seed", "9", "--cameras", "", "--out", str(out)]
     subprocess.run([sys.executable, "-m", "workers", *command, "--workers", "2"], check=True, capture_output=True)
     assert dataset_digest(out) == served.get(f"/v1/datasets/{made['dataset_id']}")["digest"]
+
+
+def test_the_command_to_reproduce_makes_the_same_dataset(
+    served: Served, file: dict[str, Any], job: dict[str, Any], tmp_path: Path
+) -> None:
+    """With the dragged boundary, from a file of the same name."""
+    shutil.copy(seeds_path("lift"), tmp_path / "mine.hdf5")
+    said = served.get(f"/v1/jobs/{job['id']}")["reproduce"]
+    assert not said["note"]
+    words = shlex.split(said["command"])
+    assert words[:2] == ["factory", "generate"]
+    assert "--cuts" in words
+    subprocess.run([sys.executable, "-m", "workers", *words[1:]], check=True, capture_output=True, cwd=tmp_path)
+    assert dataset_digest(tmp_path / words[words.index("--out") + 1]) == (
+        served.get(f"/v1/datasets/{job['dataset_id']}")["digest"]
+    )
 
 
 def test_another_form_is_made_without_another_attempt(served: Served, job: dict[str, Any], tmp_path: Path) -> None:

@@ -142,6 +142,13 @@ def generate(
     demos: Annotated[
         list[Path] | None, typer.Option(help="Demonstration file; repeatable. Default: shipped seeds.")
     ] = None,
+    cuts: Annotated[
+        str | None,
+        typer.Option(
+            help="Subtask boundaries set by hand, as JSON or a file of it: "
+            """'{"my.hdf5": {"demo_0": {"right": [41]}}}'."""
+        ),
+    ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Stop after N successes (in attempt order).")] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="Instead: exactly N attempts.")] = None,
     max_attempts: Annotated[
@@ -217,6 +224,7 @@ def generate(
         task=task,
         out=out or Path("datasets") / task,
         demos=tuple(demos or ()),
+        cuts=_cuts(cuts),
         episodes=episodes if episodes is not None or attempts is not None else 20,
         attempts=attempts,
         max_attempts=max_attempts,
@@ -584,6 +592,28 @@ def record(
 
     path, demos = record_by_hand(task, out or Path(f"{task}_demos.hdf5"), device=device, count=count, seed=seed)
     typer.echo(f"wrote {len(demos)} demonstrations to {path}; look at them with: factory demos check {path}")
+
+
+def _cuts(given: str | None) -> Any:
+    """Return boundaries from JSON or a file of it; raises SpecError where it is not of their form."""
+    from factory.errors import SpecError
+
+    if not given:
+        return {}
+    text = given if given.lstrip().startswith("{") else Path(given).read_text()
+    try:
+        files = json.loads(text)
+        return {
+            str(file): {
+                str(demo): {str(eef): tuple(int(stop) for stop in stops) for eef, stops in arms.items()}
+                for demo, arms in demos.items()
+            }
+            for file, demos in files.items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"--cuts {given!r} is not of the form {{FILE: {{DEMO: {{END EFFECTOR: [STEP, ...]}}}}}} ({error})"
+        ) from error
 
 
 def _settings(data: Path | None, database: str | None, **more: Any) -> Any:

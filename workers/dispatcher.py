@@ -33,7 +33,7 @@ _LEASE_WORK_S = 1.0
 """Attempts are handed out in ranges of about so much work: a database write for each is a waste when they are quick."""
 _MOST_AT_ONCE = 64
 _FREE_BYTES = 256 << 20
-"""Jobs that were paused for want of storage go on when there is this much room again."""
+"""Jobs that were paused for want of storage go on when there is this much room again, or a twentieth of the disk."""
 _TIDY_S, _TIDY_OFTEN_S, _TIDY_OFTEN_FOR_S = 600.0, 2.0, 30.0
 """Leftovers of ended jobs are looked for seldom, and often just after one ended."""
 _ABANDONED_S = 86400.0
@@ -371,8 +371,8 @@ class Dispatcher:
                 self._drop(member, work)
 
     def _go_on_after_storage(self) -> None:
-        free = self._store.free_bytes()
-        if free is not None and free < _FREE_BYTES:
+        free, whole = self._store.free_bytes(), self._store.whole_bytes()
+        if free is not None and whole is not None and free < min(_FREE_BYTES, whole // 20):
             return
         with self._database.reading() as session:
             query = select(Job.id).where(Job.status == "paused", Job.paused_for == "storage")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from sqlmodel import Session, col, select
 from api import jobs
 from api.database import Database, sqlite_url
 from api.sources import distinct
-from api.specs import JobSpec, SourceFile, differences, job_from_json
+from api.specs import Cuts, JobSpec, SourceFile, differences, job_from_json
 from api.store import Store
 from api.tables import Dispatcher as DispatcherRow
 from api.tables import FailureCount, Job
@@ -52,6 +52,7 @@ class Request:
     task: str
     out: Path
     demos: tuple[Path, ...] = ()
+    cuts: Mapping[str, Cuts] = field(default_factory=dict)
     episodes: int | None = None
     attempts: int | None = None
     max_attempts: int | None = None
@@ -149,16 +150,20 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
 
 def _canonical(request: Request, folder: Path) -> list[tuple[SourceFile, Path]]:
     """Write each file of demonstrations as the service would; its hash names its content, wherever it lay."""
+    paths = request.demos or (seeds_path(request.task),)
+    if unknown := sorted(set(request.cuts) - {path.name for path in paths}):
+        raise SpecError(f"cuts are given for {unknown[0]!r}; the files are {', '.join(path.name for path in paths)}")
     if not request.demos:
-        seeds = seeds_path(request.task)
-        return [(SourceFile(name=seeds.name, sha256=sha256_file(seeds)), Path(shutil.copy(seeds, folder)))]
+        (seeds,) = paths
+        cuts = request.cuts.get(seeds.name, {})
+        return [(SourceFile(name=seeds.name, sha256=sha256_file(seeds), cuts=cuts), Path(shutil.copy(seeds, folder)))]
     staged: list[tuple[SourceFile, Path]] = []
-    for i, path in enumerate(request.demos):
+    for i, path in enumerate(paths):
         place = folder / f"{i}.hdf5"
         place.write_bytes(canonical_image(read_demos(path), name=str(path)))
         sha256 = sha256_file(place)
         name = distinct(path.name, sha256, [source.name for source, _ in staged])
-        staged.append((SourceFile(name=name, sha256=sha256), place))
+        staged.append((SourceFile(name=name, sha256=sha256, cuts=request.cuts.get(path.name, {})), place))
     return staged
 
 

@@ -30,7 +30,7 @@ def generate_remotely(request: Request, *, server: str, key: str | None, watcher
     if request.out.exists():
         raise DatasetError(f"{request.out} already exists; choose another --out or remove it")
     with Client(server, key) as client:
-        files = [_uploaded(client, path, request.task) for path in request.demos]
+        files = [_uploaded(client, path, request) for path in request.demos]
         body = request_of(asked_for(request, ()), files)
         once = hashlib.sha256(json_bytes([str(request.out.absolute()), body])).hexdigest()
         job = client.create_job(name_once=once, name=request.out.name, **body)
@@ -53,10 +53,13 @@ def generate_remotely(request: Request, *, server: str, key: str | None, watcher
     )
 
 
-def _uploaded(client: Client, path: Path, task: str) -> str:
-    file = client.files.wait(client.files.upload(path, task=task).id)
+def _uploaded(client: Client, path: Path, request: Request) -> str:
+    file = client.files.wait(client.files.upload(path, task=request.task).id)
     if file.status != "ready":
         raise DemoError(f"{path}: {(file.error or {}).get('message', 'the service refused it')}")
+    if cuts := request.cuts.get(path.name):
+        stops = {demo: {eef: list(steps) for eef, steps in arms.items()} for demo, arms in cuts.items()}
+        client.files.cut(file.id, stops)
     return file.id
 
 
