@@ -89,7 +89,7 @@ class Job(BaseModel):
         touched: attempts in which success was true at least once, held or not.
         progress: share of the present stage that is done, 0 to 1.
         eta_s: seconds until it ends as it goes now; null when that cannot be said.
-        ended_by: the rule that ended it: target, attempts, max_attempts, min_success_rate, max_wall_s, cancelled, error.
+        ended_by: the rule that did: target, attempts, max_attempts, min_success_rate, max_wall_s, cancelled, error.
         advice: what a person can do about it.
         executor: the runtime fingerprint of who ran it.
         refused: one sentence for each demo that cannot be a source.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 from starlette.routing import compile_path
 
 from api import problems
@@ -21,13 +20,14 @@ from api.gate import Gate
 from api.keys import Limits
 from api.live import Live
 from api.metrics import Metrics
-from api.routes import datasets, files, health, tasks
+from api.routes import datasets, files, health, keys, sending, tasks, watching, webhooks, workers
 from api.routes import jobs as job_routes
 from api.sandbox import Sandbox
 from api.settings import Settings
 from api.store import Store
+from api.webhooks import Courier
 
-_PAGES = "api.pages"
+_PAGES = "api.pages.site"
 _ABOUT = """Demonstrations in, thousands of verified, training-ready episodes out.
 
 Upload a file of demonstrations (or use those shipped with a task), ask for episodes, watch them being made, download a
@@ -52,16 +52,20 @@ def create_app(settings: Settings, database: Database, store: Store) -> FastAPI:
     )
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         settings.incoming.mkdir(parents=True, exist_ok=True)
         for left in settings.incoming.iterdir():  # of uploads that a stop interrupted
             if left.is_file():
                 left.unlink(missing_ok=True)
+        courier = Courier(database, rule=settings.webhooks)
+        if settings.webhooks != "off":
+            courier.start()
         try:
             yield
         finally:
             service.live.close()
             service.sandbox.close()
+            await run_in_threadpool(courier.close)
 
     app = FastAPI(
         title="Trajectory Factory",
@@ -72,7 +76,7 @@ def create_app(settings: Settings, database: Database, store: Store) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
-    for routes in (files, tasks, job_routes, datasets, health):
+    for routes in (files, tasks, job_routes, watching, datasets, sending, workers, keys, webhooks, health):
         app.include_router(routes.router)
     _add_pages(app)
     methods = _Methods(app)
@@ -85,16 +89,12 @@ def create_app(settings: Settings, database: Database, store: Store) -> FastAPI:
 def _add_pages(app: FastAPI) -> None:
     """Add the dashboard, where it is installed."""
     try:
-        pages = importlib.import_module(_PAGES)
-        router = getattr(pages, "router", None) or importlib.import_module(f"{_PAGES}.router").router
-    except (ModuleNotFoundError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith(_PAGES):
+        site = importlib.import_module(_PAGES)
+    except ModuleNotFoundError as error:
+        if not _PAGES.startswith(str(error.name)):
             raise
         return
-    app.include_router(router, include_in_schema=False)
-    static = Path(str(pages.__file__)).parent / "static"
-    if static.is_dir():
-        app.mount("/static", StaticFiles(directory=static), name="static")
+    site.add_pages(app)
 
 
 class _Methods:

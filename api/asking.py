@@ -181,6 +181,4 @@ def _known(session: Session, caller: Caller, name: str, body: str) -> Job | None
 def _remember(session: Session, caller: Caller, name: str, body: str, job: Job) -> None:
     at = now(session)
     session.exec(delete(Idempotency).where(col(Idempotency.created_at) < at - _REMEMBERED_S))
-    session.add(
-        Idempotency(key_id=caller.key_id or "", name=name, body_sha256=body, job_id=job.id, created_at=at)
-    )
+    session.add(Idempotency(key_id=caller.key_id or "", name=name, body_sha256=body, job_id=job.id, created_at=at))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from api.tables import Dataset
 from factory import lerobot
 from factory.dataset_checks import read_json
 from factory.errors import ServiceError
-from factory.provenance import ATTEMPTS_PATH
+from factory.provenance import ATTEMPTS_PATH, DOCUMENTS_PATH
 
 _KEPT = 8
 _VIDEO = "videos/"
+_ATTEMPT = re.compile(rb'\{"attempt_index":(\d+)')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,12 @@ class Library:
         """Return the number of episodes."""
         return len(self._index(dataset).rows)
 
-    def episodes(self, dataset: Dataset, *, after: int = -1, limit: int = 50, source: str | None = None) -> list[Episode]:
+    def episodes(
+        self, dataset: Dataset, *, after: int = -1, limit: int = 50, source: str | None = None
+    ) -> list[Episode]:
         """Return episodes with an index above `after`, in order; only those made from demo `source`, if given."""
         index = self._index(dataset)
-        chosen = [
-            i for i in range(after + 1, len(index.rows)) if source is None or source in index.sources[i]
-        ][:limit]
+        chosen = [i for i in range(after + 1, len(index.rows)) if source is None or source in index.sources[i]][:limit]
         spans = self._spans(dataset, index, chosen)
         return [self._episode(dataset, index, i, spans.get(i, [])) for i in chosen]
 
@@ -137,16 +139,19 @@ class Library:
 
     def _origins(self, dataset: Dataset, episodes: int) -> tuple[list[int | None], list[list[str]]]:
         """Return of each episode the attempt it was and the demos it was made from; episodes are in attempt order."""
-        key = f"{dataset.key}/{ATTEMPTS_PATH}"
-        if self._store.exists(key):
-            with self._store.checkout(key) as path:
-                records = pq.read_table(path, columns=["index", "outcome", "sources"]).to_pylist()
-            for outcome in ("success", "failure"):
-                chosen = [record for record in records if record["outcome"] == outcome]
-                if len(chosen) == episodes:
-                    named = [sorted({str(s["demo"]) for s in json.loads(r["sources"])}) for r in chosen]
-                    return [record["index"] for record in chosen], named
-        return [None] * episodes, [[] for _ in range(episodes)]
+        attempts: list[int | None] = [None] * episodes
+        sources: list[list[str]] = [[] for _ in range(episodes)]
+        if not self._store.exists(f"{dataset.key}/{ATTEMPTS_PATH}"):
+            return attempts, sources
+        with self._store.checkout(f"{dataset.key}/{DOCUMENTS_PATH}") as path, path.open("rb") as lines:
+            for i, line in zip(range(episodes), lines, strict=False):
+                attempts[i] = _attempt_index(line)
+        with self._store.checkout(f"{dataset.key}/{ATTEMPTS_PATH}") as path:
+            table = pq.read_table(path, columns=["index", "sources"]).to_pylist()
+        used = {row["index"]: row["sources"] for row in table}
+        for i, index in enumerate(attempts):
+            sources[i] = sorted({str(source["demo"]) for source in json.loads(used.get(index, "[]"))})
+        return attempts, sources
 
     def _spans(self, dataset: Dataset, index: _Index, chosen: Sequence[int]) -> dict[int, list[Span]]:
         """Return the subtasks of some episodes, from one column of the files they lie in; a row group is an episode."""
@@ -169,6 +174,12 @@ class Library:
                         column = file.read_row_group(group, columns=["subtask_index"]).column(0)
                         spans[i] = _runs(column.to_numpy(), index.subtasks)
         return spans
+
+
+def _attempt_index(line: bytes) -> int | None:
+    """Return the attempt that a line of the documents is about; its keys are sorted, and most of it is long."""
+    found = _ATTEMPT.match(line)
+    return int(found[1]) if found else None
 
 
 def _columns(names: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
 from sqlmodel import Session, create_engine
 
 from factory.errors import StorageError
@@ -22,6 +22,9 @@ from factory.failpoints import reached
 
 _BUSY_S = 30.0
 """How long a writer waits for another one; commits take milliseconds, so this is only ever reached by a stuck disk."""
+
+_PG_OPTIONS = "-c idle_in_transaction_session_timeout=10s -c lock_timeout=30s"
+"""A process that is frozen in the middle of a transaction must not keep its rows locked; the server ends it."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -47,7 +50,8 @@ class Database:
         self.kind = parsed.get_backend_name()
         if self.kind == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-            self.engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            options = {"options": f"{_PG_OPTIONS} {parsed.query.get('options', '')}"}
+            self.engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=options)
         elif self.kind == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self.engine = create_engine(parsed, connect_args={"check_same_thread": False, "timeout": _BUSY_S})
@@ -94,7 +98,10 @@ class Database:
     def _as_storage_error(self) -> Generator[None]:
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
+        except (DatabaseError, InterfaceError) as error:
+            # A plain DatabaseError is SQLite's file being damaged or none at all; other kinds of it are our mistakes.
+            if type(error) not in (DatabaseError, OperationalError, InterfaceError):
+                raise
             shown = self.url.render_as_string(hide_password=True)
             raise StorageError(f"the job book {shown} cannot be read or written: {error.orig}") from error
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -14,12 +16,12 @@ from fastapi.responses import Response, StreamingResponse
 from sqlmodel import Session, col, select
 
 from api import answers
+from api.leases import RESULTS
 from api.store import Store
 from api.tables import Dataset, DatasetFile, Job, Unit
 from factory.errors import ServiceError
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_TYPES = {".mp4": "video/mp4", ".json": "application/json", ".html": "text/html", ".hdf5": "application/x-hdf5"}
 _BLOCK = 512
 """Tar archives are made of blocks of this size."""
 
@@ -51,7 +53,7 @@ def manifest(dataset: Dataset, files: Sequence[DatasetFile]) -> answers.Manifest
 def pushes_of(session: Session, dataset: Dataset) -> list[dict[str, Any]]:
     """Return where a dataset was sent, or is being sent."""
     job = session.get(Job, dataset.job_id)
-    done: Mapping[str, Any] = ((job.result or {}) if job else {}).get("pushs", {})
+    done: Mapping[str, Any] = ((job.result or {}) if job else {}).get(RESULTS["push"], {})
     prefix = f"{dataset.id}:"
     found = [
         {"name": name, "state": "failed" if "error" in result else "done", **result}
@@ -66,6 +68,17 @@ def pushes_of(session: Session, dataset: Dataset) -> list[dict[str, Any]]:
     return found
 
 
+def stored_file(store: Store, key: str, request: Request) -> Response:
+    """Return a file of the store that is written once under its key; likewise in part.
+
+    Raises:
+        ServiceError: 416, there are no such bytes.
+        StorageError: the file is not in the store.
+    """
+    known = DatasetFile(dataset_id="", path=key, sha256=hashlib.sha256(key.encode()).hexdigest(), bytes=store.size(key))
+    return whole_or_part(store, key, known, request)
+
+
 def whole_or_part(store: Store, key: str, file: DatasetFile, request: Request) -> Response:
     """Return a file, or the part of it that the request's Range names.
 
@@ -73,52 +86,87 @@ def whole_or_part(store: Store, key: str, file: DatasetFile, request: Request) -
         ServiceError: 416, there are no such bytes.
         StorageError: the file is not in the store.
     """
-    etag = f'"{file.sha256}"'
-    headers = {
-        "ETag": etag,
-        "Accept-Ranges": "bytes",
-        "Cache-Control": "private, max-age=31536000, immutable",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.path.rsplit('/', 1)[-1])}",
-    }
-    if _matches(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
-    start, stop, status = 0, file.bytes, 200
-    wanted = request.headers.get("range")
-    unchanged = request.headers.get("if-range", etag) == etag
-    if wanted and unchanged and (part := _part(wanted, file.bytes)):
-        (start, stop), status = part, 206
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.bytes}"
-    headers["Content-Length"] = str(stop - start)
-    kind = next((t for suffix, t in _TYPES.items() if file.path.endswith(suffix)), "application/octet-stream")
-    content = iter(()) if request.method == "HEAD" else begun(store.read(key, start=start, stop=stop))
-    return StreamingResponse(content, status_code=status, headers=headers, media_type=kind)
-
-
-def begun(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Return the same blocks, the first of them read already: what cannot be read is found out before the answer."""
-    return itertools.chain([next(blocks, b"")], blocks)
+    kind = "video/mp4" if file.path.endswith(".mp4") else "application/octet-stream"
+    name = file.path.rsplit("/", 1)[-1]
+    pieces: list[_Piece] = [_Stored(key=key, bytes=file.bytes)]
+    return _answer(store, pieces, request, etag=file.sha256, name=name, media_type=kind)
 
 
 def archive(store: Store, dataset: Dataset, files: Sequence[DatasetFile], request: Request) -> Response:
-    """Return a dataset as a tar archive of known size, with neither times nor owners in it."""
-    etag = f'"{dataset.manifest_sha256}.tar"'
-    headers = {"ETag": etag, "Content-Disposition": f'attachment; filename="{dataset.id}.tar"'}
-    if _matches(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
+    """Return a dataset as a tar archive of known size, or a part of it; neither times nor owners are in it.
+
+    Raises:
+        ServiceError: 416, there are no such bytes.
+        StorageError: a file is not in the store.
+    """
     folder = re.sub(r"[^A-Za-z0-9._-]+", "_", dataset.name) or dataset.id
-    heads = [_tar_head(f"{folder}/{file.path}", file.bytes) for file in files]
-    size = sum(len(head) + _padded(file.bytes) for head, file in zip(heads, files, strict=True)) + 2 * _BLOCK
-    content = begun(_tar(store, dataset.key, files, heads))
-    headers["Content-Length"] = str(size)
-    return StreamingResponse(content, headers=headers, media_type="application/x-tar")
+    pieces: list[_Piece] = []
+    for file in files:
+        pieces += [
+            _tar_head(f"{folder}/{file.path}", file.bytes),
+            _Stored(key=f"{dataset.key}/{file.path}", bytes=file.bytes),
+            bytes(-file.bytes % _BLOCK),
+        ]
+    pieces.append(bytes(2 * _BLOCK))
+    etag, name = f"{dataset.manifest_sha256}.tar", f"{dataset.id}.tar"
+    return _answer(store, pieces, request, etag=etag, name=name, media_type="application/x-tar")
 
 
-def _tar(store: Store, key: str, files: Sequence[DatasetFile], heads: Sequence[bytes]) -> Iterator[bytes]:
-    for file, head in zip(files, heads, strict=True):
-        yield head
-        yield from store.read(f"{key}/{file.path}", stop=file.bytes)
-        yield bytes(_padded(file.bytes) - file.bytes)
-    yield bytes(2 * _BLOCK)
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The content of a file in the store."""
+
+    key: str
+    bytes: int
+
+
+_Piece = bytes | _Stored
+
+
+def _answer(
+    store: Store, pieces: Sequence[_Piece], request: Request, *, etag: str, name: str, media_type: str
+) -> Response:
+    """Return pieces one after another as one content that never changes."""
+    size, tag = sum(_size(piece) for piece in pieces), f'"{etag}"'
+    headers = {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}",
+    }
+    if _matches(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers=headers)
+    start, stop, status = 0, size, 200
+    wanted = request.headers.get("range")
+    unchanged = request.headers.get("if-range", tag) == tag
+    if wanted and unchanged and (part := _part(wanted, size)):
+        (start, stop), status = part, 206
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    headers["Content-Length"] = str(stop - start)
+    content = iter(()) if request.method == "HEAD" else _begun(_content(store, pieces, start, stop))
+    return StreamingResponse(content, status_code=status, headers=headers, media_type=media_type)
+
+
+def _content(store: Store, pieces: Sequence[_Piece], start: int, stop: int) -> Iterator[bytes]:
+    """Yield the bytes [start, stop) of the pieces together."""
+    for piece in pieces:
+        size = _size(piece)
+        low, high = max(0, start), min(size, stop)
+        if low < high:
+            if isinstance(piece, bytes):
+                yield piece[low:high]
+            else:
+                yield from store.read(piece.key, start=low, stop=high)
+        start, stop = start - size, stop - size
+
+
+def _size(piece: _Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.bytes
+
+
+def _begun(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Return the same blocks, the first of them read already: what cannot be read is found out before the answer."""
+    return itertools.chain([next(blocks, b"")], blocks)
 
 
 def _tar_head(name: str, size: int) -> bytes:
@@ -127,12 +175,10 @@ def _tar_head(name: str, size: int) -> bytes:
     return entry.tobuf(tarfile.PAX_FORMAT)
 
 
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
-
-
 def _matches(header: str | None, etag: str) -> bool:
-    return header is not None and (header.strip() == "*" or etag in [e.strip().removeprefix("W/") for e in header.split(",")])
+    return header is not None and (
+        header.strip() == "*" or etag in [e.strip().removeprefix("W/") for e in header.split(",")]
+    )
 
 
 def _part(header: str, size: int) -> tuple[int, int] | None:

@@ -118,9 +118,7 @@ def needed(outcomes: Sequence[bool], *, episodes: int | None, limit: int) -> Ran
         count = float(ended or limit)
         return Range(expected=count, low=count, high=count)
     posterior = Posterior(sum(outcomes), len(outcomes))
-    low, middle, high = (
-        float(_attempts_at(posterior, q, outcomes, episodes, limit)) for q in (_TAIL, 0.5, 1 - _TAIL)
-    )
+    low, middle, high = (float(_attempts_at(posterior, q, outcomes, episodes, limit)) for q in (_TAIL, 0.5, 1 - _TAIL))
     return Range(expected=middle, low=low, high=high)
 
 

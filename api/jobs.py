@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 
 from api.database import now
 from api.specs import Format, JobSpec, job_from_json
-from api.tables import Attempt, Event, FailureCount, File, Job, Unit
+from api.tables import Attempt, Delivery, Event, FailureCount, File, Job, Unit, Webhook
 from factory.diagnosis import REASONS
 from factory.errors import ServiceError
 from factory.failpoints import reached
@@ -43,6 +43,9 @@ ACTIVE: tuple[State, ...] = ("validating", "queued", "running", "paused", "cance
 FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled", "expired")
 TRYING: tuple[State, ...] = ("queued", "running")
 """States in which attempts are handed out."""
+
+ANNOUNCED = ("job.paused", *(f"job.{state}" for state in FINAL))
+"""Events that webhooks may ask for; their messages are entered with them, so that none is ever missing."""
 
 SHARDS_A_UNIT = 4
 """Episodes drawn under one lease: a renderer opens in seconds, and a lost lease should not cost minutes."""
@@ -285,7 +288,14 @@ def _conflict(job: Job, verb: str, states: str) -> ServiceError:
 def tell(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
     """Append an event to a job."""
     job.last_event += 1
-    session.add(Event(job_id=job.id, seq=job.last_event, at=now(session), type=kind, data=data))
+    at = now(session)
+    session.add(Event(job_id=job.id, seq=job.last_event, at=at, type=kind, data=data))
+    if kind in ANNOUNCED:
+        for hook in session.exec(select(Webhook).where(col(Webhook.disabled_at).is_(None))):
+            if kind in hook.events:
+                told = Delivery(id=new_id("msg"), webhook_id=hook.id, job_id=job.id, seq=job.last_event)
+                told.due_at = told.created_at = at
+                session.add(told)
 
 
 def started(session: Session, job: Job) -> None:
@@ -396,12 +406,15 @@ def drawn(session: Session, job: Job) -> None:
 def revise(session: Session, job: Job, spec: JobSpec) -> None:
     """Give a job other stop rules: what was tried stays, and the new rules are applied to it from its first attempt.
 
-    A job that gave up without any success is taken up again.
+    A job that had ended, or whose attempts had, is taken up again.
     """
     job.spec, job.spec_sha256 = spec.to_json(), spec.digest()
     job.prefix = job.prefix_successes = 0
-    if job.status in FINAL:
+    if job.status not in (*TRYING, "paused"):
+        session.flush()
+        session.exec(delete(Unit).where(col(Unit.job_id) == job.id))
         job.end_index, job.ended_by, job.advice, job.error, job.finished_at = None, "", "", None, None
+        job.to_render = job.rendered = 0
         _enter(session, job, "queued", now(session))
     session.flush()
     advance(session, job)
@@ -419,8 +432,11 @@ def finish(session: Session, job: Job, *, error: dict[str, Any] | None = None) -
 
     A job that was to make episodes and made none has failed, whatever ended it; one that was cancelled stays so.
     """
+    if error is not None and job.status in (*TRYING, "paused"):
+        _drop_surplus(session, job)  # units disappear with what they had not done; nothing may be left behind the gap
     session.flush()
     session.exec(delete(Unit).where(col(Unit.job_id) == job.id))
+    job.paused_for = ""
     if error is not None:
         job.error, job.ended_by = error, job.ended_by or "error"
         job.end_index = job.prefix if job.end_index is None else job.end_index

@@ -186,6 +186,12 @@ def _authorized(
     return caller
 
 
+Reader = Annotated[Caller, require("read")]
+Writer = Annotated[Caller, require("write")]
+Admin = Annotated[Caller, require("admin")]
+"""What a route that needs a scope calls its caller."""
+
+
 def _caller(request: Request, service: Service, secret: str) -> Caller:
     with service.database.reading() as session:
         if not secret:

@@ -46,6 +46,17 @@ RESULTS = {"clip": "clips", "push": "pushes"}
 LEASE_S = 15.0
 """An owner that is silent for so long is taken for dead."""
 HEARTBEAT_S = 3.0
+SILENCE_S: Mapping[Kind, float] = {
+    "simulate": 900.0,
+    "check": 900.0,
+    "clip": 1800.0,
+    "render": 1800.0,
+    "unpack": 86400.0,
+    "finalize": 86400.0,
+    "push": 86400.0,
+}
+"""A worker that says nothing for so long is stuck and killed. Opening a simulator counts, compiling it included;
+attempts and episodes are answered one by one, the others at their end."""
 STRIKES = 3
 """An index, or a unit, that was in progress when its worker died this often is not tried again."""
 STORAGE_WAIT_S = 5.0
@@ -274,9 +285,7 @@ def _hand_out(session: Session, unit: Unit, owner: str, worker: str, until: floa
     )
 
 
-def heartbeat(
-    session: Session, owner: str, *, holds: Collection[int] | None = None, lease_s: float = LEASE_S
-) -> int:
+def heartbeat(session: Session, owner: str, *, holds: Collection[int] | None = None, lease_s: float = LEASE_S) -> int:
     """Prolong what an owner holds; return how many units it held without knowing.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from api import answers, jobs
 from api.database import Database
 from api.problems import TooManyError
-from factory.errors import ServiceError
+from factory.errors import ServiceError, StorageError
 
 _KEPT = 1000
 """Events of a job kept for watchers who are behind; who is further behind reads them from the job book."""
@@ -83,7 +83,7 @@ class Live:
         """End every stream soon."""
         self._closing = True
 
-    async def watch(self, job_id: str, after: int) -> AsyncIterator[answers.Event | dict[str, Any]]:
+    async def watch(self, job_id: str, after: int) -> AsyncGenerator[answers.Event | dict[str, Any]]:
         """Yield the events of a job above number `after`, and a dict of its progress about once a second."""
         feed = self._feeds.get(job_id)
         if feed is None:
@@ -144,7 +144,7 @@ class Live:
                 job = jobs.get(session, job_id)
                 rows = jobs.events(session, job_id, after=after, limit=_PAGE)
                 (answer,) = answers.of_jobs(session, [job])
-        except DBAPIError:
+        except (DBAPIError, StorageError):
             return None
         except ServiceError:  # the job is gone
             return News(events=(), progress={}, ended=True)

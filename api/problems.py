@@ -23,13 +23,13 @@ from factory.errors import BackendError, DatasetError, DemoError, FactoryError, 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger(__name__)
 _LONGEST = 300
+_UNAVAILABLE = "the service cannot read or write its job book or its files at the moment; its log says why"
 
 _STATUS: Mapping[type[FactoryError], tuple[int, str]] = {
     SpecError: (422, "invalid_spec"),
     DemoError: (422, "invalid_demonstrations"),
     BackendError: (422, "invalid_spec"),
     DatasetError: (422, "invalid_dataset"),
-    StorageError: (503, "storage"),
 }
 
 
@@ -149,8 +149,18 @@ def of_error(error: FactoryError) -> JSONResponse:
         headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
         if isinstance(error, TooManyError):
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-        about = {"field": error.field, "found": error.found, "allowed": error.allowed}
-        return problem_response(error.status, str(error), code=error.code, headers=headers, **about)
+        return problem_response(
+            error.status,
+            str(error),
+            code=error.code,
+            field=error.field,
+            found=error.found,
+            allowed=error.allowed,
+            headers=headers,
+        )
+    if isinstance(error, StorageError):
+        _log.error("storage failed: %s", error)  # it names paths and hosts, which are no caller's business
+        return problem_response(503, _UNAVAILABLE, code="storage")
     status, code = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), (500, "defect"))
     return problem_response(status, str(error), code=code)
 
@@ -176,9 +186,7 @@ def install(app: FastAPI, allowed_methods: Any) -> None:
             methods = sorted(allowed_methods(request.url.path))
             headers["Allow"] = ", ".join(methods)
             detail = f"{request.url.path} does not know {request.method}"
-            return problem_response(
-                405, detail, field="method", found=request.method, allowed=methods, headers=headers
-            )
+            return problem_response(405, detail, field="method", found=request.method, allowed=methods, headers=headers)
         detail = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
         return problem_response(error.status_code, detail, headers=headers)
 
@@ -189,11 +197,11 @@ def install(app: FastAPI, allowed_methods: Any) -> None:
 
     async def database(_request: Request, error: Exception) -> JSONResponse:
         _log.exception("the job book failed", exc_info=error)
-        return problem_response(503, "the job book cannot be reached at the moment", code="database")
+        return problem_response(503, _UNAVAILABLE, code="storage")
 
     async def disk(_request: Request, error: Exception) -> JSONResponse:
         _log.exception("the disk failed", exc_info=error)
-        return problem_response(503, "the service cannot read or write its files at the moment", code="storage")
+        return problem_response(503, _UNAVAILABLE, code="storage")
 
     async def defect(_request: Request, error: Exception) -> JSONResponse:
         _log.exception("a defect", exc_info=error)

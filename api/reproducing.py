@@ -66,8 +66,9 @@ def _command(spec: JobSpec, asked: dict[str, Any], *, has_files: bool) -> tuple[
     if has_files:
         for source in spec.sources:
             words += ["--demos", source.name]
-            missing += [f"the boundaries set in {source.name}"] if source.cuts else []
-    for name in ("episodes", "attempts", "max_attempts"):
+    if cuts := {source.name: source.cuts for source in spec.sources if source.cuts}:
+        words += ["--cuts", json.dumps(cuts)]
+    for name in ("episodes", "attempts", "max_attempts", "max_wall_s", "min_success_rate"):
         if name in asked:
             words += [f"--{name.replace('_', '-')}", str(asked[name])]
     for name, value in asked.get("generation", {}).items():
@@ -84,7 +85,7 @@ def _command(spec: JobSpec, asked: dict[str, Any], *, has_files: bool) -> tuple[
     words += ["--keep-failed"] if spec.keep_failed else []
     words += ["--backend", spec.backend] if spec.backend != "robosuite" else []
     words += ["--out", f"datasets/{spec.task}"]
-    missing += [name for name in ("max_wall_s", "min_success_rate", "formats", "mixed") if name in asked]
+    missing += [name for name in ("min_success_after", "formats", "mixed") if name in asked]
     return shlex.join(words), missing
 
 

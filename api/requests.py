@@ -142,9 +142,7 @@ class JobRequest(Body):
     )
     variant: Name | None = Field(default=None, description="Distribution of starts; `generation.variant`.")
     generation: GenerationSettings = GenerationSettings()
-    render: RenderSettings | None = Field(
-        default=RenderSettings(), description="Null makes a dataset without images."
-    )
+    render: RenderSettings | None = Field(default=RenderSettings(), description="Null makes a dataset without images.")
     formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=2)] = ("lerobot",)
     keep_failed: bool = False
     mixed: bool = Field(default=False, description="Let machines of different kinds work on it; see the guide.")
@@ -213,7 +211,9 @@ def request_of(spec: JobSpec, file_ids: Sequence[str]) -> dict[str, Any]:
     return said | ({"render": None} if spec.render is None else {})
 
 
-class Cuts(RootModel[dict[Name, dict[Name, Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(max_length=100)]]]]):
+class Cuts(
+    RootModel[dict[Name, dict[Name, Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(max_length=100)]]]]
+):
     """Boundaries a person set: demo -> end effector -> the step each subtask stops at, the demo's end excluded."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"demo_0": {"right": [41]}}]})

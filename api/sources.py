@@ -53,6 +53,12 @@ def shipped_source(store: Store, task: str) -> SourceFile:
     return SourceFile(name=seeds.name, sha256=sha256)
 
 
+def distinct(name: str, sha256: str, taken: Sequence[str]) -> str:
+    """Return a file's name among others: demos are known by it, so a second of one name carries part of its hash."""
+    path = Path(name)
+    return f"{path.stem}-{sha256[:8]}{path.suffix}" if path.stem in {Path(other).stem for other in taken} else name
+
+
 def uploaded_sources(session: Session, file_ids: Sequence[str], task: str) -> tuple[SourceFile, ...]:
     """Return the sources that uploaded files are for a task, with the boundaries people have set in them.
 
@@ -70,13 +76,8 @@ def uploaded_sources(session: Session, file_ids: Sequence[str], task: str) -> tu
         if file.status == "ready" and file.task and file.task != task:
             message = f"file {file.name} shows task {file.task!r}, the job is {task!r}"
             raise _unfit(i, file_id, "other_task", message, f"files that show {task!r}")
-        taken = {Path(source.name).stem for source in sources}
-        path = Path(file.name)
-        # Demos are known by the name of their file, so two files of one name get the beginning of their hashes.
-        name = f"{path.stem}-{file.sha256[:8]}{path.suffix}" if path.stem in taken else file.name
-        sources.append(
-            source_from_json({"name": name, "sha256": file.canonical_sha256, "cuts": file.cuts})
-        )
+        name = distinct(file.name, file.canonical_sha256, [source.name for source in sources])
+        sources.append(source_from_json({"name": name, "sha256": file.canonical_sha256, "cuts": file.cuts}))
     return tuple(sources)
 
 

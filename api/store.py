@@ -231,6 +231,10 @@ class Store:
         """Return the room left on the disk; None for a remote store."""
         return shutil.disk_usage(self._root).free if self._root is not None else None
 
+    def whole_bytes(self) -> int | None:
+        """Return the size of the disk; None for a remote store."""
+        return shutil.disk_usage(self._root).total if self._root is not None else None
+
     def _place(self, key: str) -> Path:
         return cast("Path", self._root) / _checked(key)
 

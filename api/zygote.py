@@ -22,13 +22,13 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 from h5py import h5pl  # pyright: ignore[reportAttributeAccessIssue]
 
-from factory.demos import Demo, demos_image, read_demos
+from factory.demos import Demo, canonical_image, read_demos
 from factory.errors import DemoError
 from factory.hdf5 import DamagedError, Limits, TooLargeError
 
@@ -40,8 +40,6 @@ REPORT_BYTES = 1 << 20
 """Largest report."""
 LIMITS = Limits(read_bytes=256 << 20, chunk_bytes=64 << 20)
 """Read as float64 and written again, 256 MiB need some 700."""
-COMPRESSION = 4
-"""A third of the time of the highest, one percent more room."""
 CODE_BROKEN, CODE_NO_MEMORY = 70, 71
 """Exit codes of a fork that cannot even say what happened."""
 
@@ -151,7 +149,7 @@ def _warm_up() -> None:
         signals={"grasp": np.ones(3, bool)},
         attributes={"date": "today"},
     )
-    for image in (demos_image([demo], compression=COMPRESSION), b"\x89HDF\r\n\x1a\n damaged"):
+    for image in (canonical_image([demo]), b"\x89HDF\r\n\x1a\n damaged"):
         fd = os.memfd_create("upload")
         os.write(fd, image)
         _answer(_examined(fd, "upload")[0])
@@ -185,8 +183,8 @@ def _examined(upload: int, name: str) -> tuple[dict[str, Any], bytes]:
     """Return what is to be said about the file, and the canonical file (empty unless the code is "ok")."""
     try:
         # Without the name of the file it came from: equal uploads become equal files.
-        demos = [replace(d, path="") for d in read_demos(f"/proc/self/fd/{upload}", name=name, limits=LIMITS)]
-        image = demos_image(demos, name=name, compression=COMPRESSION)
+        demos = read_demos(f"/proc/self/fd/{upload}", name=name, limits=LIMITS)
+        image = canonical_image(demos, name=name)
     except TooLargeError as e:
         return {"code": "too_large", "message": str(e)}, b""
     except DamagedError as e:

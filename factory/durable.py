@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -87,7 +89,7 @@ def rename_into_place(staged: Path, place: Path) -> bool:
         shutil.rmtree(staged)
         return False
     reached("durable.renamed")
-    _sync(place.parent)
+    sync_folder(place.parent)
     return True
 
 
@@ -102,15 +104,30 @@ def staging(place: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(root: Path) -> list[str]:
+def sweep(root: Path, *, before: float = math.inf) -> list[str]:
     """Remove what interrupted writes left directly below `root` and in its folders; return the names removed.
 
-    Call it when nobody is writing there: a live writer's folder looks the same.
+    Call it when nobody is writing there, for a live writer's folder looks the same; or name a time `before` which
+    every live writer has begun, seconds since 1970.
     """
-    garbage = [*root.glob(f"{TMP}*"), *root.glob(f"*/{TMP}*")]
+    found = [*root.glob(f"{TMP}*"), *root.glob(f"*/{TMP}*")]
+    garbage = [path for path in found if path.lstat().st_mtime < before]
     for path in garbage:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return sorted(str(path.relative_to(root)) for path in garbage)
+
+
+def sweep_place(place: Path) -> None:
+    """Remove what interrupted writes of one file or folder left beside it. Call it when nobody is writing it."""
+    ours = re.compile(rf"{re.escape(TMP)}{re.escape(place.name)}-[a-z0-9_]{{8}}")  # as `mkdtemp` ends names
+    for path in place.parent.glob(f"{TMP}*"):
+        if ours.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a directory to the disk: which names it has, not what the files hold."""
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+from tests import postgres
 
 # Every public array function of the core is checked against its jaxtyping signature while the tests run.
 install_import_hook(["factory.poses"], "beartype.beartype")
@@ -22,3 +25,10 @@ def outside_demos() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set FACTORY_DEMOS_DIR to a folder with other people's demonstrations to run this test")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a PostgreSQL server; `tests.postgres.fresh_database` makes databases in it."""
+    with postgres.server() as url:
+        yield url

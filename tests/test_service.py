@@ -194,8 +194,9 @@ def test_the_command_to_reproduce_makes_the_same_dataset(
     assert words[:2] == ["factory", "generate"]
     assert "--cuts" in words
     subprocess.run([sys.executable, "-m", "workers", *words[1:]], check=True, capture_output=True, cwd=tmp_path)
-    assert dataset_digest(tmp_path / words[words.index("--out") + 1]) == (
-        served.get(f"/v1/datasets/{job['dataset_id']}")["digest"]
+    assert (
+        dataset_digest(tmp_path / words[words.index("--out") + 1])
+        == (served.get(f"/v1/datasets/{job['dataset_id']}")["digest"])
     )
 
 

@@ -43,7 +43,7 @@ from workers.render import open_renderer, render_info, render_shard
 if TYPE_CHECKING:
     from sim_tasks.backends.rendering import EpisodeRenderer
 
-_OPEN_AT_ONCE = 3
+_OPEN_AT_ONCE = 2
 """Simulators, and renderers, kept open by one worker; each holds a few hundred megabytes."""
 _STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
 

@@ -49,9 +49,9 @@ CHECKS = [
 ]
 
 
-def fuzz(*, cases: int, folder: Path, seed: int) -> dict[str, Any]:
+def fuzz(*, cases: int, folder: Path, seed: int, database: str = "") -> dict[str, Any]:
     """Send at least so many requests to a fresh service and return what was wrong with its answers."""
-    with open_site(folder, webhooks="loopback") as site, on_a_port(site.app) as url:
+    with open_site(folder, url=database, webhooks="loopback") as site, on_a_port(site.app) as url:
         known = _furnish(site, folder)
         with site.database.transaction() as session:
             _, secret = keys.create_key(session, name="fuzz", scopes=keys.SCOPES)
@@ -73,6 +73,7 @@ def fuzz(*, cases: int, folder: Path, seed: int) -> dict[str, Any]:
             for operation in operations:
                 tally.try_all(operation, GenerationMode.POSITIVE, 5, seed)
         return {
+            "database": site.database.kind,
             "cases": tally.cases,
             "seconds": round(time.perf_counter() - begun, 1),
             "operations": len(operations),
@@ -170,9 +171,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--database", default="", help="an empty PostgreSQL database; else SQLite")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz(cases=asked.cases, folder=Path(folder), seed=asked.seed)
+        found = fuzz(cases=asked.cases, folder=Path(folder), seed=asked.seed, database=asked.database)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

@@ -1,4 +1,6 @@
-"""Pictures of every page of the dashboard, with real jobs: python -m tests.benchmarks.screenshots --server URL --out DIR.
+"""Pictures of every page of the dashboard, with real jobs.
+
+    python -m tests.benchmarks.screenshots --server http://127.0.0.1:8000 --out docs/images
 
 The server (`factory serve`) may be empty: the script uploads demonstrations, moves a boundary, asks for an estimate
 and for jobs, waits for them, and takes each page at 1440 and at 390 pixels.
@@ -24,7 +26,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 CAMERAS = ["agentview", "frontview", "robot0_eye_in_hand"]
 WIDTHS = {1440: 2600, 390: 2000}
 """Width of the window -> height beyond which a picture is cut off."""
-COLOURS = 128
+COLOURS = 256
 """Flat surfaces and few hues: nobody sees the difference, and a picture is a third of its size."""
 
 
@@ -88,7 +90,7 @@ def take(
             picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
         picture = picture.crop((0, 0, width, min(picture.height, most)))
         name = place.with_name(f"{place.name}{'' if width > 600 else f'-{width}'}.png")
-        picture.quantize(COLOURS, dither=Image.Dither.NONE).save(name, optimize=True)
+        picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(name, optimize=True)
         print(f"{name}  {picture.width} x {picture.height}  {name.stat().st_size / 1000:.0f} kB", flush=True)
 
 
@@ -108,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", default="http://127.0.0.1:8000")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--episodes", type=int, default=24)
     given = parser.parse_args()
     service, out = Service(given.server), given.out
     out.mkdir(parents=True, exist_ok=True)
@@ -123,10 +125,15 @@ def main() -> None:
         service.until(path, lambda job: ended(job) or job["request_counts"]["succeeded"] >= given.episodes * 0.6)
         take(browser, f"{service.url}/jobs/{main_job['id']}", out / "dashboard-job-live")
         done = service.until(path, ended)
-        hard_job = service.post("/v1/jobs", {**hard, "name": "Towers of three, widest starts"})
+        hopeless = {"task": "square", "variant": "D1", "seed": 2, "render": None, "episodes": 100}
+        hopeless |= {"min_success_rate": 0.95, "min_success_after": 20, "name": "Square nut, no patience"}
+        hopeless_job = service.post("/v1/jobs", hopeless)
+        service.until(f"/v1/jobs/{hopeless_job['id']}", ended)
+        hard_job = service.post("/v1/jobs", {**hard, "name": "Towers of three, wide starts"})
         hard_path = f"/v1/jobs/{hard_job['id']}"
         service.until(hard_path, lambda job: ended(job) or job["request_counts"]["attempted"] >= 25)
-        service.post("/v1/jobs", {"task": "lift", "episodes": 200, "name": "A first try", "seed": 9, "render": render})
+        later = {"task": "can", "episodes": 500, "render": None, "name": "Cans over night", "priority": "low"}
+        later_job = service.post("/v1/jobs", later)
         take(browser, f"{service.url}/", out / "dashboard-jobs")
         take(browser, f"{service.url}/workers", out / "dashboard-workers")
         asked = {**wanted, "episodes": 1000, "name": "A thousand towers"}
@@ -136,6 +143,7 @@ def main() -> None:
         service.until(hard_path, ended)
         take(browser, f"{service.url}/jobs/{main_job['id']}", out / "dashboard-job")
         take(browser, f"{service.url}/jobs/{hard_job['id']}", out / "dashboard-job-dark", theme="dark")
+        take(browser, f"{service.url}/jobs/{hopeless_job['id']}", out / "dashboard-job-stopped")
         take(browser, f"{service.url}/jobs/{main_job['id']}/episodes?show=7", out / "dashboard-episodes", act=half_way)
         failed = service.get(f"{hard_path}/attempts?outcome=failure&limit=1")["data"]
         if failed:
@@ -152,8 +160,7 @@ def main() -> None:
         take(browser, f"{service.url}/keys", out / "dashboard-keys")
         take(browser, f"{service.url}/login", out / "dashboard-login")
         browser.close()
-    for job in service.get("/v1/jobs?status=queued&status=running")["data"]:
-        service.http.post(f"/v1/jobs/{job['id']}/cancel")
+    service.post(f"/v1/jobs/{later_job['id']}/cancel")
     total = sum(path.stat().st_size for path in out.glob("dashboard-*.png"))
     print(f"{total / 1e6:.2f} MB together")
 
