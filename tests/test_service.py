@@ -82,12 +82,12 @@ class Served:
 
         return self.until(done, f"{job_id} to end")
 
-    def tree(self) -> list[int]:
-        """Every process of the service."""
-        found, todo = [], [self.process.pid]
+    def tree(self) -> dict[int, str]:
+        """Every process of the service: number -> what it is, so that a later one of its number is not taken for it."""
+        found, todo = {}, [self.process.pid]
         while todo:
             pid = todo.pop()
-            found.append(pid)
+            found[pid] = identity(pid)
             for task in Path(f"/proc/{pid}/task").glob("*/children"):
                 with contextlib.suppress(OSError):
                     todo += [int(child) for child in task.read_text().split()]
@@ -97,14 +97,25 @@ class Served:
         pids = self.tree()
         os.kill(self.process.pid, how)
         self.process.wait(timeout=30)
-        self.until(lambda: not any(alive(pid) for pid in pids), "the service's processes to end", 10)
+        end = time.monotonic() + 10
+        while left := survivors(pids):
+            assert time.monotonic() < end, f"these outlived their service: {left}"
+            time.sleep(0.05)
 
 
-def alive(pid: int) -> bool:
+def identity(pid: int) -> str:
+    """When a process started and what it was told; empty when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
-        return False
+        return ""
+    return "" if fields[0] == "Z" else f"{fields[19]} {command}"
+
+
+def survivors(pids: dict[int, str]) -> list[str]:
+    """Those of a service's processes that still run."""
+    return [what for pid, what in pids.items() if what and identity(pid) == what]
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +280,7 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
         pids = served.tree()
         served.process.kill()
         served.process.wait()
-        served.until(lambda: not any(alive(pid) for pid in pids), "its processes to die with it", 2)
+        served.until(lambda: not survivors(pids), "its processes to die with it", 2)
         served.start()
         done = served.ended(job_id)
         assert done["status"] == "succeeded", done

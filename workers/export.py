@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from factory.errors import DatasetError
 from factory.robomimic import export_robomimic
 from factory.specs import RenderSpec
 from workers.generate import Watcher, run_job, work_folder_of
+from workers.sharing import shared
 
 
 def export_dataset(
@@ -40,24 +40,23 @@ def export_dataset(
         return export_robomimic(root, out)
     facts = open_dataset(root)
     spec = dataclasses.replace(_spec_of(facts.job), render=render)
-    work.mkdir(parents=True, exist_ok=True)
-    store = Store(work)
-    parent = store.path("datasets/parent")
-    if parent is not None and not parent.exists():
-        parent.parent.mkdir(exist_ok=True)
-        parent.symlink_to(root.absolute())
-    database = Database(sqlite_url(work / "book.db"))
-    try:
-        database.migrate()
-        with database.transaction() as session:
-            job_id = _enter(session, spec, out, command)
-        job, alone = run_job(database, store, job_id, workers, watcher)
-        if job.dataset_id is None:
-            raise DatasetError((job.error or {}).get("message", f"the export ended as {job.status}"))
-    finally:
-        database.close()
-    if alone:
-        shutil.rmtree(work)
+    with shared(work) as remove:
+        store = Store(work)
+        parent = store.path("datasets/parent")
+        if parent is not None and not parent.exists():
+            parent.parent.mkdir(exist_ok=True)
+            parent.symlink_to(root.absolute())
+        database = Database(sqlite_url(work / "book.db"))
+        try:
+            database.migrate()
+            with database.transaction() as session:
+                job_id = _enter(session, spec, out, command)
+            job = run_job(database, store, job_id, workers, watcher)
+            if job.dataset_id is None:
+                raise DatasetError((job.error or {}).get("message", f"the export ended as {job.status}"))
+        finally:
+            database.close()
+        remove()
     return out
 
 

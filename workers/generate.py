@@ -24,12 +24,11 @@ from api.database import Database, sqlite_url
 from api.sources import distinct
 from api.specs import Cuts, JobSpec, SourceFile, differences, job_from_json
 from api.store import Store
-from api.tables import Dispatcher as DispatcherRow
 from api.tables import FailureCount, Job
 from factory.dataset_reading import open_dataset
 from factory.demos import canonical_image, read_demos
 from factory.diagnosis import REASONS
-from factory.durable import sha256_file
+from factory.durable import sha256_file, sweep_place
 from factory.errors import BackendError, DatasetError, DemoError, SpecError, StorageError
 from factory.provenance import read_attempts
 from factory.specs import GenerationSpec, RenderSpec
@@ -39,6 +38,7 @@ from workers.dispatcher import Dispatcher
 from workers.finish import FAILED_SUFFIX
 from workers.local import LocalTransport
 from workers.report import FILE as REPORT_FILE
+from workers.sharing import shared
 from workers.worker import source_key
 
 _PATIENCE_S = 2.0
@@ -130,22 +130,26 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
         # Before anything is made: a request that cannot be read leaves nothing behind.
         staged = _canonical(request, Path(folder))
         spec = asked_for(request, [source for source, _ in staged])
-        work.mkdir(parents=True, exist_ok=True)
-        store = Store(work)
-        for source, path in staged:
-            if not store.exists(source_key(source.sha256)):
-                store.put(path, source_key(source.sha256))
-    database = Database(sqlite_url(work / "book.db"))
-    try:
-        database.migrate()
-        job_id = _job(database, spec, request, watcher)
-        job, alone = run_job(database, store, job_id, workers, watcher)
-        finished = _finished(request, job, database)
-    finally:
-        database.close()
-    if alone:
-        shutil.rmtree(work)
-    return finished
+        with shared(work) as remove:
+            if request.out.exists() and not (work / "book.db").exists():
+                remove()
+                return _already_there(request)  # another run was a moment faster
+            store = Store(work)
+            for source, path in staged:
+                if not store.exists(source_key(source.sha256)):
+                    store.put(path, source_key(source.sha256))
+            database = Database(sqlite_url(work / "book.db"))
+            try:
+                database.migrate()
+                job_id = _job(database, spec, request, watcher)
+                job = run_job(database, store, job_id, workers, watcher)
+                finished = _finished(request, job, database)
+            finally:
+                database.close()
+            for suffix in ("", FAILED_SUFFIX):  # what killed writers left
+                sweep_place(request.out.with_name(request.out.name + suffix))
+            remove()
+            return finished
 
 
 def _canonical(request: Request, folder: Path) -> list[tuple[SourceFile, Path]]:
@@ -230,8 +234,8 @@ def _stop_rules(spec: JobSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names}
 
 
-def run_job(database: Database, store: Store, job_id: str, workers: int, watcher: Watcher) -> tuple[Job, bool]:
-    """Dispatch until the job has ended; return it, and whether nobody else works in the folder."""
+def run_job(database: Database, store: Store, job_id: str, workers: int, watcher: Watcher) -> Job:
+    """Dispatch until the job has ended, and return it."""
     url = database.url.render_as_string(hide_password=False)
     dispatcher = Dispatcher(
         database, store, [LocalTransport(store.url, workers=workers, database_url=url)], patience_s=_PATIENCE_S
@@ -250,8 +254,7 @@ def run_job(database: Database, store: Store, job_id: str, workers: int, watcher
     finally:
         dispatcher.close()
     with database.reading() as session:
-        others = session.exec(select(DispatcherRow.id)).first()
-        return jobs.get(session, job_id), others is None
+        return jobs.get(session, job_id)
 
 
 def _storage_sentence(session: Session, job: Job, store: Store) -> str:

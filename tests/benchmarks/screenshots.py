@@ -3,7 +3,7 @@
     python -m tests.benchmarks.screenshots --server http://127.0.0.1:8000 --out docs/images
 
 The server (`factory serve`) may be empty: the script uploads demonstrations, moves a boundary, asks for an estimate
-and for jobs, waits for them, and takes each page at 1440 and at 390 pixels.
+and for jobs, waits for them, and takes each page at 1440 and at 390 pixels. What an earlier run made is used again.
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ def upload(service: Service) -> str:
     return told["id"]
 
 
+def job(service: Service, name: str, body: dict[str, Any], *, purpose: str = "generate") -> dict[str, Any]:
+    """Return the job of this name, asked for now unless an earlier run did."""
+    there = service.get(f"/v1/jobs?limit=100&purpose={purpose}")["data"]
+    if known := next((found for found in there if found["name"] == name), None):
+        return known
+    return service.post("/v1/jobs:estimate" if purpose == "estimate" else "/v1/jobs", {**body, "name": name})
+
+
 def ended(job: dict[str, Any]) -> bool:
     return job["finished_at"] is not None
 
@@ -84,14 +92,25 @@ def take(
     for width, most in WIDTHS.items():
         with window(browser, width, theme) as page:
             page.goto(address, wait_until="load")
-            page.wait_for_timeout(1200)  # stills of films, and times in the reader's zone
+            page.wait_for_timeout(500)
+            settle(page)
             if act is not None:
                 act(page)
             picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
         picture = picture.crop((0, 0, width, min(picture.height, most)))
         name = place.with_name(f"{place.name}{'' if width > 600 else f'-{width}'}.png")
-        picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(name, optimize=True)
+        picture.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE).save(name, optimize=True)
         print(f"{name}  {picture.width} x {picture.height}  {name.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def settle(page: Page, *, patience_s: float = 60.0) -> None:
+    """Wait until every film shows a picture."""
+    end = time.monotonic() + patience_s
+    while not page.evaluate("[...document.querySelectorAll('video')].every((v) => v.readyState >= 2 && !v.seeking)"):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{page.url}: films do not load")
+        page.wait_for_timeout(200)
+    page.wait_for_timeout(300)
 
 
 def half_way(page: Page) -> None:
@@ -103,7 +122,7 @@ def half_way(page: Page) -> None:
           scrub.dispatchEvent(new Event("input"));
         }"""
     )
-    page.wait_for_timeout(1500)
+    settle(page)
 
 
 def main() -> None:
@@ -117,50 +136,54 @@ def main() -> None:
     render = {"cameras": CAMERAS, "width": 256, "height": 256, "preset": "fast"}
     file_id = upload(service)
     wanted = {"task": "stack", "variant": "D1", "files": [file_id], "seed": 5, "render": render}
-    main_job = service.post("/v1/jobs", {**wanted, "episodes": given.episodes, "name": "Towers over the whole table"})
+    hopeless = {"task": "square", "variant": "D1", "seed": 2, "render": None, "episodes": 100}
+    hopeless |= {"min_success_rate": 0.95, "min_success_after": 20}
     hard = {"task": "stack_three", "variant": "D1", "seed": 1, "render": None, "episodes": 30, "max_attempts": 90}
+    later = {"task": "can", "episodes": 500, "render": None, "priority": "low"}
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
-        path = f"/v1/jobs/{main_job['id']}"
-        service.until(path, lambda job: ended(job) or job["request_counts"]["succeeded"] >= given.episodes * 0.6)
-        take(browser, f"{service.url}/jobs/{main_job['id']}", out / "dashboard-job-live")
-        done = service.until(path, ended)
-        hopeless = {"task": "square", "variant": "D1", "seed": 2, "render": None, "episodes": 100}
-        hopeless |= {"min_success_rate": 0.95, "min_success_after": 20, "name": "Square nut, no patience"}
-        hopeless_job = service.post("/v1/jobs", hopeless)
-        service.until(f"/v1/jobs/{hopeless_job['id']}", ended)
-        hard_job = service.post("/v1/jobs", {**hard, "name": "Towers of three, wide starts"})
-        hard_path = f"/v1/jobs/{hard_job['id']}"
-        service.until(hard_path, lambda job: ended(job) or job["request_counts"]["attempted"] >= 25)
-        later = {"task": "can", "episodes": 500, "render": None, "name": "Cans over night", "priority": "low"}
-        later_job = service.post("/v1/jobs", later)
-        take(browser, f"{service.url}/", out / "dashboard-jobs")
-        take(browser, f"{service.url}/workers", out / "dashboard-workers")
-        asked = {**wanted, "episodes": 1000, "name": "A thousand towers"}
-        pilot = service.post("/v1/jobs:estimate", asked)
-        service.until(f"/v1/jobs/{pilot['id']}", ended)
-        take(browser, f"{service.url}/jobs/new?estimate={pilot['id']}", out / "dashboard-new-job")
-        service.until(hard_path, ended)
-        take(browser, f"{service.url}/jobs/{main_job['id']}", out / "dashboard-job")
-        take(browser, f"{service.url}/jobs/{hard_job['id']}", out / "dashboard-job-dark", theme="dark")
-        take(browser, f"{service.url}/jobs/{hopeless_job['id']}", out / "dashboard-job-stopped")
-        take(browser, f"{service.url}/jobs/{main_job['id']}/episodes?show=7", out / "dashboard-episodes", act=half_way)
-        failed = service.get(f"{hard_path}/attempts?outcome=failure&limit=1")["data"]
-        if failed:
-            clip = f"{hard_path}/attempts/{failed[0]['index']}/clip"
-            service.post(clip)
-            first = f"{hard_path}/attempts?outcome=failure&limit=1"
-            service.until(first, lambda found: bool((found["data"][0]["clip"] or {}).get("cameras")))
-            shown = f"{service.url}/jobs/{hard_job['id']}/episodes?outcome=failure&show={failed[0]['index']}"
-            take(browser, shown, out / "dashboard-failures", act=half_way)
-        take(browser, f"{service.url}/datasets/{done['dataset_id']}", out / "dashboard-dataset")
-        take(browser, f"{service.url}/datasets", out / "dashboard-datasets")
-        take(browser, f"{service.url}/files/{file_id}?demo=demo_3", out / "dashboard-file")
-        take(browser, f"{service.url}/files", out / "dashboard-files")
-        take(browser, f"{service.url}/keys", out / "dashboard-keys")
-        take(browser, f"{service.url}/login", out / "dashboard-login")
+
+        def picture(path: str, name: str, **how: Any) -> None:
+            take(browser, service.url + path, out / f"dashboard-{name}", **how)
+
+        def wait(job_id: str, until: Callable[[dict[str, Any]], bool] = ended) -> dict[str, Any]:
+            return service.until(f"/v1/jobs/{job_id}", until)
+
+        first = job(service, "Towers over the whole table", {**wanted, "episodes": given.episodes})["id"]
+        if (
+            wait(first, lambda j: ended(j) or j["request_counts"]["succeeded"] >= given.episodes * 0.6)["status"]
+            == "running"
+        ):
+            picture(f"/jobs/{first}", "job-live")
+        dataset = wait(first)["dataset_id"]
+        stopped = job(service, "Square nut, no patience", hopeless)["id"]
+        wait(stopped)
+        three = job(service, "Towers of three, wide starts", hard)["id"]
+        wait(three, lambda j: ended(j) or j["request_counts"]["attempted"] >= 25)
+        night = job(service, "Cans over night", later)["id"]
+        picture("/", "jobs")
+        picture("/workers", "workers")
+        service.http.post(f"/v1/jobs/{night}/pause")
+        wait(three)
+        pilot = job(service, "A thousand towers", {**wanted, "episodes": 1000}, purpose="estimate")["id"]
+        wait(pilot)
+        picture(f"/jobs/new?estimate={pilot}", "new-job")
+        picture(f"/jobs/{first}", "job")
+        picture(f"/jobs/{three}", "job-dark", theme="dark")
+        picture(f"/jobs/{stopped}", "job-stopped")
+        picture(f"/jobs/{first}/episodes?show=7", "episodes", act=half_way)
+        failures = f"/v1/jobs/{three}/attempts?outcome=failure&limit=1"
+        index = service.get(failures)["data"][0]["index"]
+        service.post(f"/v1/jobs/{three}/attempts/{index}/clip")
+        service.until(failures, lambda found: bool((found["data"][0]["clip"] or {}).get("cameras")))
+        picture(f"/jobs/{three}/episodes?outcome=failure&show={index}", "failures", act=half_way)
+        picture(f"/datasets/{dataset}", "dataset")
+        picture("/datasets", "datasets")
+        picture(f"/files/{file_id}?demo=demo_3", "file")
+        picture("/files", "files")
+        picture("/keys", "keys")
+        picture("/login", "login")
         browser.close()
-    service.post(f"/v1/jobs/{later_job['id']}/cancel")
     total = sum(path.stat().st_size for path in out.glob("dashboard-*.png"))
     print(f"{total / 1e6:.2f} MB together")
 
