@@ -10,6 +10,8 @@ help:
 	@echo "make install   environment in .venv with the simulator"
 	@echo "make demo      20 verified stack episodes with two cameras, as a LeRobot dataset with a report"
 	@echo "make test      linters, types, architecture contracts, and every test"
+	@echo "make images    container images, with Docker or, without an engine, with buildah"
+	@echo "make reliability   the long forms of the reliability tests; hours"
 	@echo "make images    the service's container images"
 
 install: $(VENV)/installed
@@ -38,7 +40,7 @@ check: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check lerobot compose-cli
+test: check lerobot compose-cli test-packages
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # Builds every image, with Docker or, without an engine, with buildah.
@@ -48,6 +50,13 @@ images:
 # Docker Compose v2 for `config`, where there is no Docker: some tests of the compose file skip without it.
 compose-cli: install
 	bash docker/compose-cli.sh
+
+test-packages:
+	bash docker/test-packages.sh
+
+# The long forms of what `make test` does briefly; hours, on an idle machine. Results go to docs/benchmarks.
+reliability: install
+	$(BIN)/python -m tests.benchmarks.reliability all
 
 clean:
 	rm -rf $(VENV) $(LEROBOT) datasets
