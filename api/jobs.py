@@ -303,7 +303,8 @@ def started(session: Session, job: Job) -> None:
     if job.status != "queued":
         return
     at = now(session)
-    least = session.exec(select(func.min(Job.virtual_s)).where(Job.status == "running")).one()
+    busy = col(Job.status).in_(("running", "rendering"))
+    least = session.exec(select(func.min(Job.virtual_s)).where(busy)).one()
     job.virtual_s = max(job.virtual_s, least or 0.0)
     job.started_at = job.started_at or at
     _enter(session, job, "running", at)

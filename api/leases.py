@@ -187,8 +187,8 @@ def lease(
 ) -> Work | None:
     """Return the most urgent piece of work for a worker, or None when there is none.
 
-    What people wait for in front of a screen comes first (checks, clips), then finishing, then attempts of the job that
-    has had least.
+    What people wait for in front of a screen comes first (checks, clips), then finishing, then attempts or pictures of
+    the job that has had least.
 
     Args:
         session: of a writing transaction.
@@ -198,41 +198,48 @@ def lease(
         size: attempt indices to hand out together; it may depend on the job.
         prefer: the job it is set up for; kept unless another one is `SLICE_S` worker seconds behind.
         avoid: jobs it cannot work on, because its runtime fingerprint differs from theirs.
-        attempts_only: leave everything else, because the worker is in the middle of something.
+        attempts_only: the worker is in the middle of something, so only attempts may be handed out in advance; none
+            are while something else comes first, which would wait behind them.
         lease_s: how long the lease lives without a heartbeat.
     """
     at = now(session)
-    kinds: list[Kind] = (
-        []
-        if attempts_only
-        else [kind for kind, needed in CAPABILITIES.items() if needed in capabilities and kind != "simulate"]
-    )
-    for first in (("check", "clip"), ("unpack", "finalize", "push"), ("render",)):
+    kinds: list[Kind] = [kind for kind, needed in CAPABILITIES.items() if needed in capabilities]
+    for first in (("check", "clip"), ("unpack", "finalize", "push")):
         wanted = [kind for kind in kinds if kind in first]
         if wanted and (unit := _waiting(session, wanted, avoid)):
-            return _hand_out(session, unit, owner, worker, at + lease_s)
-    if "simulate" in capabilities:
-        for job in _hungry(session, prefer, avoid):
-            if unit := _range(session, job, size if isinstance(size, int) else size(job), at):
-                jobs.started(session, job)
-                return _hand_out(session, unit, owner, worker, at + lease_s, job)
+            return None if attempts_only else _hand_out(session, unit, owner, worker, at + lease_s)
+    for job in _hungry(session, prefer, avoid):
+        if job.status == "rendering":
+            unit = _waiting(session, ["render"], avoid, job) if "render" in kinds else None
+            if unit is not None and attempts_only:
+                return None
+        else:
+            unit = (
+                _range(session, job, size if isinstance(size, int) else size(job), at) if "simulate" in kinds else None
+            )
+        if unit is not None:
+            jobs.started(session, job)
+            return _hand_out(session, unit, owner, worker, at + lease_s, job)
     return None
 
 
-def _waiting(session: Session, kinds: Sequence[str], avoid: frozenset[str]) -> Unit | None:
+def _waiting(session: Session, kinds: Sequence[str], avoid: frozenset[str], job: Job | None = None) -> Unit | None:
     due = col(Unit.until) <= now(session)
     query = select(Unit).where(Unit.state == "waiting", col(Unit.kind).in_(kinds), due).order_by(col(Unit.id)).limit(1)
     if avoid:
         query = query.where(col(Unit.job_id).is_(None) | col(Unit.job_id).not_in(avoid))
+    if job is not None:
+        query = query.where(Unit.job_id == job.id)
     return session.exec(query.with_for_update(skip_locked=True)).first()
 
 
 def _hungry(session: Session, prefer: str | None, avoid: frozenset[str]) -> list[Job]:
-    """Return jobs that want attempts, whose turn it is first."""
-    trying = col(Job.status).in_(jobs.TRYING) & (col(Job.purpose) != "export") & col(Job.id).not_in(avoid)
-    query = select(Job).where(trying).order_by(col(Job.virtual_s), col(Job.created_at))
+    """Return jobs that want attempts or pictures, whose turn it is first."""
+    trying = col(Job.status).in_(jobs.TRYING) & (col(Job.purpose) != "export")
+    wanting = (trying | (col(Job.status) == "rendering")) & col(Job.id).not_in(avoid)
+    query = select(Job).where(wanting).order_by(col(Job.virtual_s), col(Job.created_at))
     ready = list(session.exec(query.limit(50).with_for_update()))
-    least = min((job.virtual_s for job in ready if job.status == "running"), default=0.0)
+    least = min((job.virtual_s for job in ready if job.status != "queued"), default=0.0)
     preferred = next((job for job in ready if job.id == prefer), None)
     fresh = any(job.status == "queued" for job in ready)
     if preferred is not None and not fresh and preferred.virtual_s < least + SLICE_S / preferred.weight:
@@ -377,7 +384,7 @@ def commit(session: Session, answers: Sequence[Answer]) -> Receipt:
             touched[job_id], before[job_id] = job, job.attempted
     for answer in answers:
         unit = session.get(Unit, answer.unit, with_for_update=True)
-        stale = unit is None or unit.epoch != answer.epoch or unit.state != "leased" or answer.unit in lost
+        stale = unit is None or answer.unit in lost or not _answers(unit, answer)
         if unit is None or stale or not _enter(session, touched.get(unit.job_id or ""), unit, answer):
             lost.add(answer.unit)
             if not stale and isinstance(answer, Opened):
@@ -388,6 +395,15 @@ def commit(session: Session, answers: Sequence[Answer]) -> Receipt:
         if jobs.advance(session, job):
             ended.add(job.id)
     return Receipt(committed=committed, lost=frozenset(lost), unlike=frozenset(unlike), ended=frozenset(ended))
+
+
+def _answers(unit: Unit, answer: Answer) -> bool:
+    """Tell whether an answer is one to this lease of this unit, by everything it says of itself."""
+    if unit.epoch != answer.epoch or unit.state != "leased":
+        return False
+    if isinstance(answer, AttemptDone | Drawn | Opened) and answer.job_id != unit.job_id:
+        return False
+    return not isinstance(answer, AttemptDone) or unit.start <= answer.record.index < unit.stop
 
 
 def _enter(session: Session, job: Job | None, unit: Unit, answer: Answer) -> bool:
@@ -458,6 +474,7 @@ def _drawn(session: Session, job: Job, unit: Unit, drawn: Drawn) -> None:
         return
     unit.payload, unit.remaining = {**unit.payload, "indices": left}, len(left)
     job.rendered, job.paused_for = job.rendered + 1, ""
+    job.virtual_s += drawn.seconds / job.weight
     spent = {"drawn_frames": drawn.frames, "drawn_s": drawn.seconds, "drawn_bytes": drawn.bytes}
     before = job.result or {}
     job.result = {**before, **{name: before.get(name, 0) + value for name, value in spent.items()}}

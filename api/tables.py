@@ -184,6 +184,9 @@ class Unit(Table, table=True):
     __table_args__ = (
         Index("ix_units_state_kind", "state", "kind", "id"),
         Index("ix_units_job", "job_id", "kind", "state", "start"),
+        {
+            "sqlite_autoincrement": True
+        },  # else a deleted unit's number comes again, and a late answer names another unit
     )
     id: int | None = Field(default=None, primary_key=True)
     kind: str

@@ -308,11 +308,12 @@ def storm(
     roles: Sequence[str] = ("worker", "worker", "worker", "dispatcher"),
     pause_s: tuple[float, float] = (0.05, 0.7),
     patience_s: float = 60.0,
+    measured: float = 0.5,
 ) -> Toll:
     """Kill random processes at random moments until so many are dead or the job has ended.
 
-    After every other death of a dispatcher the next shot waits until the job got on, and the time is taken; the others
-    are followed by the next shot whatever happens, also while the successor is starting.
+    After a `measured` share of a dispatcher's deaths the next shot waits until the job got on, and the time is taken;
+    the others are followed by the next shot whatever happens, also while the successor is starting.
     """
     rng, toll = random.Random(seed), Toll(seed=seed)  # noqa: S311
     while toll.total < kills and site.job(job_id).status not in jobs.FINAL:
@@ -330,7 +331,7 @@ def storm(
         if role != "worker":
             time.sleep(0.02)
         site.restart()
-        if role == "dispatcher" and rng.random() < 0.5:
+        if role == "dispatcher" and rng.random() < measured:
             site.gets_on(job_id, before, patience_s)
             toll.resumed_s.append(time.monotonic() - began)
         elif rng.random() < 0.3:

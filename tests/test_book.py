@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ from sqlmodel import Session, select
 from api import database as book
 from api import jobs, leases
 from api.database import Database, sqlite_url
-from api.leases import AttemptDone, Done, Failed, Opened, Work
+from api.leases import AttemptDone, Done, Drawn, Failed, Opened, Work
 from api.specs import JobSpec
 from api.tables import Attempt, Event, FailureCount, Job, Strike, Table, Unit
 from factory.errors import ServiceError, StorageError
-from factory.specs import GenerationSpec
+from factory.specs import GenerationSpec, RenderSpec
 from factory.statistics import AttemptRecord
 from tests import postgres
 
@@ -203,6 +203,57 @@ def test_an_answer_that_comes_twice_counts_once(db: Database) -> None:
     assert commit(db, done(work, 1)).committed == 1
     assert commit(db, done(work, 1)).lost == {work.unit}
     assert rows_of(db, job_id) == {0: "success", 1: "success"}
+
+
+def test_a_late_answer_never_lands_in_another_job(db: Database) -> None:
+    """The unit of a cancelled job is gone; whatever the next unit is called, the answer is not its."""
+    old = enter(db)
+    late = lease(db)
+    with db.transaction() as session:
+        jobs.cancel(session, old)
+    new = enter(db)
+    fresh = lease(db)
+    assert commit(db, done(late, 0), done(late, 3)).lost == {late.unit}
+    assert rows_of(db, new) == {}
+    stranger = replace(done(fresh, 0), job_id=old)
+    assert commit(db, stranger).lost == {fresh.unit}
+    again = lease(db) or fresh
+    assert commit(db, done(again, 4)).committed == 0, "an index that was not leased"
+    assert rows_of(db, new) == {}
+
+
+def test_what_somebody_waits_for_is_not_queued_behind_attempts(db: Database) -> None:
+    """A busy worker is given no attempts in advance while a check waits, so that it is free for it next."""
+    job_id = enter(db, attempts=1000)
+    assert lease(db).kind == "simulate"
+    assert lease(db, attempts_only=True).kind == "simulate"
+    with db.transaction() as session:
+        session.add(Unit(kind="clip", job_id=job_id, remaining=1, payload={"indices": [0], "name": "attempt_0"}))
+    assert lease(db, attempts_only=True) is None
+    assert lease(db).kind == "clip"
+    assert lease(db, attempts_only=True).kind == "simulate"
+
+
+def test_drawing_shares_workers_with_other_jobs_attempts(db: Database) -> None:
+    """A job with many pictures to draw does not keep a small one from its attempts, nor the other way round."""
+    first = enter(db, attempts=8)
+    finish(db, first)
+    with db.transaction() as session:
+        drawing = jobs.get(session, first)
+        drawing.spec = replace(spec(attempts=8), render=RenderSpec()).to_json()
+        jobs.start_rendering(session, drawing, list(range(400)))
+    second = enter(db, attempts=1000)
+    kinds: Counter[str] = Counter()
+    for _ in range(60):
+        work = lease(db)
+        kinds[work.kind] += 1
+        answers = [replace(done(work, i), seconds=1.0) for i in work.indices]
+        if work.kind == "render":
+            named = {"unit": work.unit, "epoch": work.epoch, "job_id": first}
+            answers = [Drawn(**named, index=i, frames=1, seconds=1.0) for i in work.indices]
+        commit(db, *answers)
+    assert min(kinds["render"] * 4, kinds["simulate"]) > 20, kinds
+    assert job_of(db, second).attempted == kinds["simulate"]
 
 
 def test_heartbeats_keep_a_lease_and_silence_loses_it(db: Database, clock: Clock) -> None:

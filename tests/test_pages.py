@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from fastapi.testclient import TestClient
 
@@ -20,6 +22,8 @@ from api.requests import JobRequest, request_of
 from api.specs import job_from_json
 from api.tables import File
 from tests.site import Site, open_site
+from tests.synthetic import burned
+from tests.synthetic_pictures import number_in_frame
 
 WICKED = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
@@ -259,7 +263,16 @@ def test_a_dataset_its_figures_and_its_episodes(site: Site, tmp_path: Path) -> N
     assert site.client.get(f"/datasets/{dataset_id}/figures/secrets.json").status_code == 404
     job_id = site.get(f"/v1/datasets/{dataset_id}")["job_id"]
     films = page(site, f"/jobs/{job_id}/episodes?show=1")
-    assert films.count("<video") == 2 + 3  # two cameras in the player, a still for each episode
+    assert films.count("<video") == 2
+    stills = re.findall(r'src="(/jobs/[^"]*[.]jpg)"', films)
+    assert len(stills) == 3
+    for i, address in enumerate(stills):
+        answer = site.client.get(address)
+        assert answer.headers["content-type"] == "image/jpeg"
+        with av.open(io.BytesIO(answer.content)) as jpeg:
+            shown = next(jpeg.decode(video=0)).to_ndarray(format="rgb24")
+        assert number_in_frame(shown) == burned(i, 0, 0)
+    assert site.client.get(stills[0].replace("/0.jpg", "/9.jpg")).status_code == 404
     assert 'data-rows="8"' in films
     assert 'data-from="0.25"' in films  # the second episode begins where the first one's five frames end
     assert "/v1/datasets/" in films

@@ -119,6 +119,27 @@ def test_twenty_random_kills_make_no_difference(
         chaos.assert_all_gone(site, 2.0)
 
 
+def test_ten_random_kills_make_no_difference_with_ray(
+    large: Reference, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    roles = ("worker", "worker", "helper", "raylet", "gcs_server", "dispatcher")
+    with a_site("sqlite", tmp_path, request, executor="ray") as site:
+        job_id = site.enter(large.demos, episodes=40)
+        site.start()
+        seed = seed_of(request)
+        toll = chaos.storm(
+            site, job_id, kills=10, seed=seed, roles=roles, pause_s=(0.5, 3.0), patience_s=120.0, measured=0.0
+        )
+        site.ended(job_id, 240.0)
+        assert toll.total == 10, f"the job was over before enough was killed: {toll.facts()}"
+        chaos.assert_sound(site, job_id, large.digest)
+        chaos.assert_tidy(site)
+        for pid in site.victims("dispatcher"):
+            chaos.kill(pid)
+        chaos.assert_all_gone(site, 15.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_dispatchers_on_one_job_commit_nothing_twice(
     kind: str, large: Reference, tmp_path: Path, request: pytest.FixtureRequest

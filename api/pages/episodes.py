@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import Form, Request
+from fastapi import Form, Path, Request
 from fastapi.responses import HTMLResponse, Response
 from sqlmodel import Session
 
 from api import jobs
 from api.context import Service
-from api.pages import films, overview
+from api.pages import films, overview, stills
 from api.pages.door import In, Reader, Writer, go, missing, rooms
 from api.pages.rendering import page
 from api.routes.watching import make_clip
@@ -43,6 +43,9 @@ def gallery(
             shown = _failures(session, job, subtask, reason, demo, after, show)
         else:
             outcome, shown = "success", _episodes(service, session, job, demo, after, show)
+    if not service.store.is_local:  # a picture is not worth fetching a whole video for
+        for card in shown["cards"]:
+            card["still"] = ""
     asked: dict[str, Any] = {"outcome": outcome, "demo": demo, "subtask": subtask, "reason": reason}
     kept = {name: value for name, value in asked.items() if value}
     return page(
@@ -69,12 +72,33 @@ def draw_clip(service: In, caller: Writer, job_id: str, attempt: Annotated[int, 
     )
 
 
+@router.get("/jobs/{job_id}/stills/{kind}/{number}.jpg")
+def still(
+    service: In, _: Reader, job_id: str, kind: Literal["episode", "attempt"], number: Annotated[int, Path(ge=0)]
+) -> Response:
+    """Return the first picture of an episode, or of a failed attempt that was drawn."""
+    with service.database.reading() as session:
+        job = jobs.get(session, job_id)
+        dataset = films.main_dataset(session, job)
+    key, at_s = "", 0.0
+    if kind == "attempt":
+        key = next(iter((films.clip_of(job, number) or {}).get("cameras", {}).values()), "")
+    elif dataset is not None and (videos := service.library.episode(dataset, number).videos):
+        first = next(iter(videos.values()))
+        key, at_s = f"{dataset.key}/{first.url.partition('/files/')[2]}", first.from_s
+    path = service.store.path(key) if key else None
+    if path is None or not path.exists():
+        raise missing("still of it on this machine")
+    headers = {"Cache-Control": "private, max-age=86400"}
+    return Response(stills.still(path, at_s), media_type="image/jpeg", headers=headers)
+
+
 def _episodes(service: Service, session: Session, job: Job, demo: str, after: int, show: int | None) -> dict[str, Any]:
     dataset = films.main_dataset(session, job)
     if dataset is None:
         return {"cards": [], "more": False, "demos": [], "film": None, "waiting": None, "dataset": None}
     rows = service.library.episodes(dataset, after=after, limit=_A_PAGE + 1, source=demo or None)
-    cards = [films.episode_card(row) for row in rows[:_A_PAGE]]
+    cards = [films.episode_card(row, job.id) for row in rows[:_A_PAGE]]
     number = show if show is not None else cards[0]["number"] if cards else None
     film = None if number is None else films.episode_film(service.library.episode(dataset, number))
     return {

@@ -24,13 +24,12 @@ def main_dataset(session: Session, job: Job) -> Dataset | None:
     return next((row for row in rows if row.id == job.dataset_id), rows[0] if rows else None)
 
 
-def episode_card(episode: Episode) -> dict[str, Any]:
+def episode_card(episode: Episode, job_id: str) -> dict[str, Any]:
     """Return a card of the gallery for an episode."""
-    first = next(iter(episode.videos.values()), None)
     return {
         "number": episode.index,
         "title": f"Episode {episode.index}",
-        "still": _still(first.url, first.from_s) if first else "",
+        "still": f"/jobs/{job_id}/stills/episode/{episode.index}.jpg" if episode.videos else "",
         "side": f"{episode.seconds:.1f} s",
         "text": ", ".join(episode.sources),
         "segments": _segments([(s.subtask, s.start, s.stop) for s in episode.subtasks], episode.length),
@@ -80,12 +79,12 @@ def demos_of(row: Attempt) -> list[str]:
 
 def failure_card(row: Attempt, job: Job) -> dict[str, Any]:
     """Return a card of the gallery for a failed attempt."""
-    clip = clip_of(job, row.idx)
-    cameras = list((clip or {}).get("cameras", {}))
+    drawn = bool((clip_of(job, row.idx) or {}).get("cameras"))
     return {
         "number": row.idx,
         "title": f"Attempt {row.idx}",
-        "still": _still(clip_address(job.id, row.idx, cameras[0]), 0.0) if cameras else "",
+        "drawn": drawn,
+        "still": f"/jobs/{job.id}/stills/attempt/{row.idx}.jpg" if drawn else "",
         "side": "",
         "text": f"{row.subtask}: {row.reason.replace('_', ' ')}" if row.subtask else row.reason.replace("_", " "),
         "segments": [],
@@ -127,11 +126,6 @@ def failure_film(row: Attempt, job: Job) -> dict[str, Any] | None:
             ("from", ", ".join(demos_of(row))),
         ],
     }
-
-
-def _still(address: str, from_s: float) -> str:
-    """Return the address of a video's first picture of an episode; at the very edge some browsers show none."""
-    return f"{address}#t={from_s + 0.02:.3f}"
 
 
 def _segments(spans: Sequence[tuple[str, int, int]], rows: int) -> list[dict[str, Any]]:

@@ -104,9 +104,12 @@ def take(
 
 
 def settle(page: Page, *, patience_s: float = 60.0) -> None:
-    """Wait until every film shows a picture."""
+    """Wait until every film and still shows a picture."""
     end = time.monotonic() + patience_s
-    while not page.evaluate("[...document.querySelectorAll('video')].every((v) => v.readyState >= 2 && !v.seeking)"):
+    films = "[...document.querySelectorAll('video')].every((v) => v.readyState >= 2 && !v.seeking)"
+    stills = "[...document.images].every((i) => i.complete)"
+    page.evaluate("document.querySelectorAll('img').forEach((i) => (i.loading = 'eager'))")
+    while not page.evaluate(f"{films} && {stills}"):
         if time.monotonic() > end:
             raise TimeoutError(f"{page.url}: films do not load")
         page.wait_for_timeout(200)

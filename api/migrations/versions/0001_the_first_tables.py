@@ -229,6 +229,7 @@ def upgrade() -> None:
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_units")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("units", schema=None) as batch_op:
         batch_op.create_index("ix_units_job", ["job_id", "kind", "state", "start"], unique=False)
