@@ -12,13 +12,13 @@ import av
 import numpy as np
 import pytest
 
+from api import charts
 from factory.datasets import write_dataset
 from factory.episodes import list_renders
 from factory.statistics import AttemptRecord
 from factory.training import Training
 from tests.synthetic import burned, make_shards
 from tests.synthetic_pictures import number_in_frame
-from workers import charts
 from workers.pictures import Thumbnail, encode_jpeg, frames_at
 from workers.report import Report, render_page, write_report
 

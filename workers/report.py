@@ -18,12 +18,12 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from api import charts
 from factory.dataset_reading import open_dataset
 from factory.diagnosis import REASONS
 from factory.provenance import read_attempts
 from factory.statistics import AttemptRecord, failure_table, source_diversity, start_coverage, wilson
 from factory.training import Training, training_commands
-from workers import charts
 from workers.pictures import Thumbnail, dataset_thumbnails
 
 FILE = "report.html"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from api.pages.charts import Tick
+from api.charts import Tick
 
 UNIT = 1000.0
 _SPEED_BARS = 48

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from sqlmodel import select
 
 from api import uploads
+from api.charts import Tick
 from api.pages import curves, demonstrations
-from api.pages.charts import Tick
 from api.pages.door import In, Reader, Writer, go, rooms, wrong
 from api.pages.rendering import page
 from api.requests import Cuts

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from sqlmodel import Session, col, select
 
-from api import jobs
-from api.pages import charts, overview
+from api import charts, jobs
+from api.pages import overview
 from api.store import Store
 from api.tables import Attempt, Dataset, Job
 from factory.errors import FactoryError
