@@ -320,6 +320,7 @@ def reclaim(session: Session) -> int:
     count = session.exec(
         late.values(state="waiting", owner=None, worker=None, until=0.0, epoch=Unit.epoch + 1)
     ).rowcount
+    count += _take_over(session, certain=True)
     silent = select(Dispatcher.id).where(col(Dispatcher.seen_at) < now(session) - 4 * LEASE_S)
     for owner in session.exec(silent).all():
         _forget(session, owner)
@@ -328,16 +329,27 @@ def reclaim(session: Session) -> int:
 
 def register(session: Session, owner: str, *, transport: str) -> int:
     """Enter a dispatcher, and give back at once what dead ones of this host held; return how many units those were."""
+    back = _take_over(session, certain=False)
     at, host = now(session), socket.gethostname()
-    back = 0
-    for other in session.exec(select(Dispatcher).where(Dispatcher.host == host)).all():
-        if not _alive(other.pid, other.born):
-            back += jobs.release_owner(session, other.id)
-            _forget(session, other.id)
     me = Dispatcher(
         id=owner, host=host, pid=os.getpid(), born=_born(os.getpid()), transport=transport, started_at=at, seen_at=at
     )
     session.add(me)
+    return back
+
+
+def _take_over(session: Session, *, certain: bool) -> int:
+    """Give back what dead dispatchers of this host held; return how many units those were.
+
+    Containers may share a host's name and see none of each other's processes. A dispatcher of another container is
+    taken for dead when one starts in its place, but not by its peers again and again: `certain` leaves it out.
+    """
+    back, boot = 0, _boot()
+    for other in session.exec(select(Dispatcher).where(Dispatcher.host == socket.gethostname())).all():
+        known = other.born.startswith(boot) or not certain
+        if known and not _alive(other.pid, other.born):
+            back += jobs.release_owner(session, other.id)
+            _forget(session, other.id)
     return back
 
 
@@ -357,13 +369,20 @@ def _alive(pid: int, born: str) -> bool:
 
 
 def _born(pid: int) -> str:
-    """Return what tells a process from a later one of the same number: when it started, and on which boot."""
+    """Return what tells a process from a later one of the same number: when it started, and where it is visible."""
     try:
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-    return "" if ticks[0] == "Z" else f"{boot}:{ticks[19]}"
+    return "" if ticks[0] == "Z" else f"{_boot()}:{ticks[19]}"
+
+
+def _boot() -> str:
+    """Return what names this run of the kernel, and of the container."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + f"/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return "unknown"
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------

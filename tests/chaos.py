@@ -7,6 +7,7 @@ parents. A run is replayed by its seed as far as the machine's timing allows.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -24,18 +25,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import func
 from sqlmodel import col, select
 
 from api import jobs
-from api.database import Database
+from api.database import Database, sqlite_url
 from api.store import Store
 from api.tables import Attempt, Dataset, DatasetFile, Event, FailureCount, Job, Strike, Unit
 from factory.dataset_checks import verify_dataset
 from factory.dataset_reading import dataset_digest
 from factory.durable import TMP, sha256_file
 from factory.episodes import EPISODE_FILE, read_shard, shard_path
-from tests import tower
+from tests import postgres, tower
 from workers import generate as generating
 from workers.worker import shards_key, source_key
 
@@ -272,6 +274,42 @@ def opened(data: Path, url: str, **options: Any) -> Iterator[Site]:
         site.close()
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What an undisturbed job makes."""
+
+    demos: Path
+    digest: str
+    attempts: int
+
+
+def undisturbed(demos: Path, folder: Path, **changes: Any) -> Reference:
+    finished = tower.make(folder / "undisturbed", demos, workers=2, **changes)
+    return Reference(demos=demos, digest=dataset_digest(finished.root), attempts=finished.attempts)
+
+
+@contextlib.contextmanager
+def a_site(kind: str, folder: Path, request: pytest.FixtureRequest, **options: Any) -> Iterator[Site]:
+    """A data folder and a job book of a kind."""
+    if kind == "sqlite":
+        with opened(folder / "site", sqlite_url(folder / "site" / "book.db"), **options) as site:
+            yield site
+        return
+    name = f"chaos_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    with (
+        postgres.fresh_database(request.getfixturevalue("postgres_url"), name) as url,
+        opened(folder / "site", url, **options) as site,
+    ):
+        yield site
+
+
+def seed_of(request: pytest.FixtureRequest) -> int:
+    """Return a seed that FACTORY_TEST_SEED fixes, and that a failing test prints."""
+    seed = int(os.environ.get("FACTORY_TEST_SEED", random.randrange(1 << 31)))  # noqa: S311
+    print(f"FACTORY_TEST_SEED={seed} for {request.node.name}")  # noqa: T201
+    return seed
+
+
 # --- shooting ---------------------------------------------------------------------------------------------------------
 
 
@@ -422,7 +460,10 @@ def litter(site: Site) -> list[str]:
     root = site.store.path("jobs")
     assert root is not None
     store = root.parent
-    wrong = [p for p in store.rglob("*") if p.name.startswith(TMP)]
+    try:
+        wrong = [p for p in store.rglob("*") if p.name.startswith(TMP)]
+    except FileNotFoundError as gone:  # it is being tidied up at this moment
+        return [str(gone.filename)]
     wrong += [p for p in store.glob("jobs/*/*") if p.name in ("shards", "models")]
     wrong += list(store.glob("scratch/*"))
     return sorted(str(p.relative_to(store)) for p in wrong)

@@ -130,6 +130,10 @@ class Dispatcher:
                 self._take(news, transport)
         self._when_possible(self._commit)
 
+    def refuses(self, job_id: str) -> bool:
+        """Tell whether every worker there is has another runtime fingerprint than the one that began a job."""
+        return bool(self._members) and all(job_id in member.avoid for member in self._members.values())
+
     def close(self) -> None:
         """End the workers, give back what they held, and leave the book."""
         for transport in self._transports:

@@ -247,6 +247,8 @@ def run_job(database: Database, store: Store, job_id: str, workers: int, watcher
         told.tell(job, watcher)
         if job.paused_for == "storage":
             raise StorageError(_storage_sentence(session, job, store))
+        if dispatcher.refuses(job_id):
+            raise BackendError(_unlike_sentence(session, job, store))
         return job.status in jobs.FINAL
 
     try:
@@ -255,6 +257,14 @@ def run_job(database: Database, store: Store, job_id: str, workers: int, watcher
         dispatcher.close()
     with database.reading() as session:
         return jobs.get(session, job_id)
+
+
+def _unlike_sentence(session: Session, job: Job, store: Store) -> str:
+    told = [e.data["differs_in"] for e in jobs.events(session, job.id, limit=100_000) if e.type == "worker.unlike"]
+    return (
+        f"the job in {store.url} was begun by another installation (differs in: {', '.join(told[-1])}), and its "
+        "attempts would not be the same here; go on there, or remove the folder and begin again"
+    )
 
 
 def _storage_sentence(session: Session, job: Job, store: Store) -> str:

@@ -12,7 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -26,6 +26,8 @@ from workers.transport import Heard, Lost, News, Ready
 
 _MOST_STILLBIRTHS = 5
 """So many workers that die in a row before they are ready mean that none ever will be."""
+_BIRTH_S = 300.0
+"""A worker that is not ready by then hangs in its imports."""
 _PATIENCE_S = 0.5
 """After a stillbirth the next try waits, a little longer each time."""
 
@@ -38,6 +40,7 @@ class _Child:
     process: SpawnProcess
     pipe: Connection
     ready: bool = False
+    born_at: float = field(default_factory=time.monotonic)
 
 
 class LocalTransport:
@@ -88,6 +91,9 @@ class LocalTransport:
         """Return what happened; see `transport.Transport.wait`."""
         while len(self._children) < self._wanted and time.monotonic() >= self._not_before:
             self._spawn()
+        for child in self._children.values():
+            if not child.ready and time.monotonic() - child.born_at > _BIRTH_S:
+                child.process.kill()
         sources = [c.pipe for c in self._children.values()] + [c.process.sentinel for c in self._children.values()]
         if not sources:
             time.sleep(min(timeout_s, _PATIENCE_S))

@@ -27,7 +27,7 @@ from factory import poses
 from factory.demos import Demo, read_demos
 from factory.durable import sha256_file, sweep, sweep_place
 from factory.episodes import EPISODE_FILE, list_renders, read_document, render_digest, shard_path, write_shard
-from factory.errors import FactoryError, StorageError
+from factory.errors import EpisodeError, FactoryError, StorageError
 from factory.failpoints import reached
 from factory.recording import episode_of
 from factory.replay import AttemptResult, run_attempts
@@ -129,15 +129,16 @@ class Bench:
         if work.job_id not in self._introduced:
             self._keep_model(work.job_id, bench)
             self._introduced.add(work.job_id)
-            yield Opened(
-                unit=work.unit, epoch=work.epoch, job_id=work.job_id, executor=bench.executor, refused=bench.refused
-            )
+        # With every unit: what was said under a lease that was lost meanwhile has not been heard.
+        yield Opened(
+            unit=work.unit, epoch=work.epoch, job_id=work.job_id, executor=bench.executor, refused=bench.refused
+        )
         indices = (index for index in work.indices if wanted())
         begun = time.perf_counter()
         for result in run_attempts(bench.backend, bench.task, bench.sources, spec.generation, indices):
             sha256, size = "", 0
             if result.held or (spec.keep_failed and len(result)):
-                sha256, size = self._keep(work.job_id, spec, bench, result)
+                sha256, size = self._keep(work.job_id, spec, bench, result, wanted)
             ended = time.perf_counter()
             yield AttemptDone(
                 unit=work.unit,
@@ -184,13 +185,23 @@ class Bench:
                 path.write_text(bench.backend.model_source(), encoding="utf-8")
                 self._store.put(path, key)
 
-    def _keep(self, job_id: str, spec: JobSpec, bench: _Workbench, result: AttemptResult) -> tuple[str, int]:
+    def _keep(
+        self, job_id: str, spec: JobSpec, bench: _Workbench, result: AttemptResult, wanted: Callable[[], bool]
+    ) -> tuple[str, int]:
         """Write an attempt's shard; return the hash of its seal, which contains those of its files, and its size."""
         episode = episode_of(result, bench.task, spec.generation, bench.executor)
         place = self._store.path(shards_key(job_id))
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
-            return _sealed(write_shard(place, episode))
+            try:
+                return _sealed(write_shard(place, episode))
+            except EpisodeError:
+                # Another episode of this index lies there without a row: an executor unlike this one died before it
+                # could say so, or was refused. While the lease is ours nobody can have committed it.
+                if not wanted():
+                    raise
+                shutil.rmtree(shard_path(place, episode.index), ignore_errors=True)
+                return _sealed(write_shard(place, episode))
         with tempfile.TemporaryDirectory(dir=self._folder()) as folder:
             shard = write_shard(Path(folder), episode)
             sealed = _sealed(shard)

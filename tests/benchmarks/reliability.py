@@ -42,7 +42,7 @@ from api.store import Store
 from factory.dataset_reading import dataset_digest
 from factory.durable import sha256_file
 from factory.specs import GenerationSpec
-from tests import chaos, faulty_disk, postgres, tower
+from tests import chaos, faulty_disk, postgres, test_disk, tower
 from tests import test_reliability as short
 from workers import generate as generating
 from workers import processes
@@ -178,7 +178,7 @@ def moments(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="reliability-") as made, postgres.server() as server:
         folder = Path(made)
         demos = tower.write_demonstrations(folder / "towers.hdf5")
-        reference = short.undisturbed(demos, folder)
+        reference = chaos.undisturbed(demos, folder)
         runs: dict[str, Callable[[chaos.Site], None]] = {
             moment: lambda site, moment=moment: short.die_at(site, reference, moment) for moment in short.MOMENTS
         }
@@ -211,8 +211,8 @@ def faults(options: argparse.Namespace) -> None:
         folder = Path(made)
         demos = tower.write_demonstrations(folder / "tower.hdf5", count=1)
         library = faulty_disk.build(folder)
-        whole = short.a_disk(folder / "whole", library)
-        code, said = short.generate_on(whole, demos)
+        whole = test_disk.a_disk(folder / "whole", library)
+        code, said = test_disk.generate_on(whole, demos)
         assert code == 0, said
         digest, operations = dataset_digest(whole.root / "towers"), whole.seen
         there = {(r["operation"], r["error"], r["in_a_row"]) for r in rows("faults")}
@@ -229,7 +229,7 @@ def faults(options: argparse.Namespace) -> None:
             n, error, count = case
             place, wrong, became = folder / f"{error}-{n}-{count}", "", ""
             try:
-                became = short.fail_once(place, library, demos, digest, n, getattr(errno, error), count)
+                became = test_disk.fail_once(place, library, demos, digest, n, getattr(errno, error), count)
             except Exception:  # noqa: BLE001 - a row says what went wrong
                 wrong = traceback.format_exc()[-3000:]
             put("faults", operation=n, error=error, in_a_row=count, became=became, wrong=wrong, operations=operations)
@@ -244,17 +244,17 @@ def disk(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="reliability-") as made:
         folder = Path(made)
         demos = tower.write_demonstrations(folder / "towers.hdf5")
-        reference = short.undisturbed(demos, folder, episodes=12)
+        reference = chaos.undisturbed(demos, folder, episodes=12)
         for number in range(len(rows("disk")), -(-options.times // 4)):
             wrong = ""
             with (
-                short.small_disk(folder / f"disk-{number}", 12) as place,
+                test_disk.small_disk(folder / f"disk-{number}", 12) as place,
                 site_of("sqlite", place, None, workers=2) as site,
             ):
                 job_id = site.enter(demos, episodes=12)
                 site.start()
                 try:
-                    short.fill_and_free(site, job_id, random.Random(options.seed + number), 4)  # noqa: S311
+                    test_disk.fill_and_free(site, job_id, random.Random(options.seed + number), 4)  # noqa: S311
                     site.ended(job_id)
                     chaos.assert_sound(site, job_id, reference.digest)
                     chaos.assert_tidy(site)
