@@ -16,11 +16,12 @@ help:
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml docker/system-packages.sh
+# The constraints are the images' exact versions: what is tested is what runs there, and pip need not search.
+$(VENV)/installed: pyproject.toml docker/constraints.txt docker/system-packages.sh
 	bash docker/system-packages.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[sim,dev]'
+	$(BIN)/pip install --quiet -c docker/constraints.txt -e '.[sim,dev]'
 	touch $@
 
 demo: install

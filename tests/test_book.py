@@ -262,8 +262,8 @@ def test_heartbeats_keep_a_lease_and_silence_loses_it(db: Database, clock: Clock
     for _ in range(5):
         clock.at += leases.LEASE_S - 1
         with db.transaction() as session:
-            leases.heartbeat(session, "A")
             leases.reclaim(session)
+            leases.heartbeat(session, "A")
     assert commit(db, done(a, 0)).committed == 1
     assert commit(db, done(b, 1)).lost == {b.unit}
 
