@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import secrets
 import signal
@@ -58,14 +59,11 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
     token = folder / "token"
     token.write_text(secrets.token_urlsafe(32))
-    port, client_port = free_port(), free_port()
+    port = free_port()
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--include-dashboard=false"]
-    ray += [
-        f"--port={port}",
-        f"--ray-client-server-port={client_port}",
-        "--num-cpus=3",
-        '--resources={"sim": 2, "render": 1}',
-    ]
+    ray += [f"--port={port}", "--num-cpus=3", '--resources={"sim": 2, "render": 1}']
+    if importlib.util.find_spec("grpc") is not None:  # with it Ray also listens for clients, always on one port
+        ray += [f"--ray-client-server-port={free_port()}"]
     ray += ["--object-store-memory=134217728", f"--temp-dir={folder / 'r'}"]
     variables = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     variables |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}

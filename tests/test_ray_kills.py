@@ -12,14 +12,14 @@ from tests import chaos, tower
 def test_ten_random_kills_make_no_difference_with_ray(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     demos = tower.write_demonstrations(tmp_path / "towers.hdf5")
-    large = chaos.undisturbed(demos, tmp_path, episodes=40)
+    large = chaos.undisturbed(demos, tmp_path, episodes=100)
     roles = ("worker", "worker", "helper", "raylet", "gcs_server", "dispatcher")
     with chaos.a_site("sqlite", tmp_path, request, executor="ray") as site:
-        job_id = site.enter(demos, episodes=40)
+        job_id = site.enter(demos, episodes=100)
         site.start()
         seed = chaos.seed_of(request)
         toll = chaos.storm(
-            site, job_id, kills=10, seed=seed, roles=roles, pause_s=(0.5, 3.0), patience_s=120.0, measured=0.0
+            site, job_id, kills=10, seed=seed, roles=roles, pause_s=(0.3, 2.0), patience_s=120.0, measured=0.0
         )
         site.ended(job_id, 240.0)
         assert toll.total == 10, f"the job was over before enough was killed: {toll.facts()}"

@@ -29,6 +29,7 @@ from factory.provenance import read_attempts
 from sim_tasks.backends.kinematic import KinematicBackend
 from tests import chaos, tower
 from workers import local, worker
+from workers.sharing import shared
 from workers.worker import shards_key
 
 KINDS = ("sqlite", "postgresql")
@@ -314,7 +315,7 @@ def test_an_attempt_that_never_ends_becomes_poison(
     monkeypatch.setattr(local, "serve", hanging_serve)
     monkeypatch.setattr(leases, "SILENCE_S", dict.fromkeys(leases.SILENCE_S, 1.5))
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.2)
-    finished = tower.make(tmp_path / "towers", small.demos, attempts=4)
+    finished = tower.make(tmp_path / "towers", small.demos, attempts=4, max_wall_s=60.0)
     assert [r.reason == "infra_poison" for r in read_attempts(finished.root)] == [False, False, True, False]
 
 
@@ -359,6 +360,22 @@ def test_unfinished_work_of_another_installation_is_a_sentence(
             tower.make(tmp_path / "towers", small.demos)
     tower.make(tmp_path / "towers", small.demos)
     assert dataset_digest(tmp_path / "towers") == small.digest
+
+
+def test_a_folder_is_removed_by_the_last_who_holds_it(tmp_path: Path) -> None:
+    folder = tmp_path / "towers.work"
+    with shared(folder) as one:
+        with shared(folder) as other:
+            one()
+            assert folder.exists()
+            other()
+            assert not folder.exists()
+        with shared(folder) as again:
+            assert folder.exists(), "whoever comes later begins anew"
+            one()
+            assert folder.exists(), "what is there now is not what was held"
+            again()
+    assert not folder.exists()
 
 
 def test_two_runs_of_one_command_at_once_make_one_dataset(small: chaos.Reference, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def shared(folder: Path) -> Generator[Callable[[], None]]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # this lets go of it too, so of two that try at once one succeeds
-        shutil.rmtree(folder, ignore_errors=True)
+        if _is_there(held, folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     try:
         yield remove
@@ -42,9 +43,13 @@ def _hold(folder: Path) -> int:
         except FileNotFoundError:
             continue  # removed this very moment
         fcntl.flock(held, fcntl.LOCK_SH)  # waits for somebody who removes it
-        try:
-            if os.path.samestat(os.fstat(held), (folder / _LOCK).stat()):
-                return held
-        except FileNotFoundError:
-            pass
+        if _is_there(held, folder):
+            return held
         os.close(held)
+
+
+def _is_there(held: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(held), (folder / _LOCK).stat())
+    except FileNotFoundError:
+        return False
