@@ -315,7 +315,7 @@ def test_an_attempt_that_never_ends_becomes_poison(
     monkeypatch.setattr(local, "serve", hanging_serve)
     monkeypatch.setattr(leases, "SILENCE_S", dict.fromkeys(leases.SILENCE_S, 1.5))
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.2)
-    finished = tower.make(tmp_path / "towers", small.demos, attempts=4, max_wall_s=60.0)
+    finished = tower.make(tmp_path / "towers", small.demos, workers=2, attempts=4, max_wall_s=45.0)
     assert [r.reason == "infra_poison" for r in read_attempts(finished.root)] == [False, False, True, False]
 
 
