@@ -1,7 +1,8 @@
 """Makes robosuite 1.5.2 run on MuJoCo 3.10 and later. Measured against mujoco 4.0.0; see tests/test_backends.py.
 
 Two things changed under robosuite: `mj_fullM` takes `(model, data, dst)` and `MjData.qM` is gone, and an `np.int32` no
-longer equals the joint-type enum it came from. Both are repaired here, nowhere else.
+longer equals the joint-type enum it came from. One thing never worked: a joint velocity controller assigns its option
+"compensate gravity" to the read-only property of the same name. All are repaired here, nowhere else.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false
@@ -16,6 +17,7 @@ import numpy as np
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 from robosuite.controllers.parts.controller import Controller  # noqa: E402
+from robosuite.controllers.parts.generic.joint_vel import JointVelocityController  # noqa: E402
 from robosuite.utils.binding_utils import MjModel  # noqa: E402
 
 _JOINT_QPOS = {mujoco.mjtJoint.mjJNT_FREE.value: 7, mujoco.mjtJoint.mjJNT_BALL.value: 4}
@@ -29,6 +31,7 @@ def apply() -> None:
     MjModel.get_joint_qpos_addr = _qpos_address
     MjModel.get_joint_qvel_addr = _qvel_address
     Controller.update = _update
+    JointVelocityController.torque_compensation = property(_compensation, _set_compensation)
     # MuJoCo would write MUJOCO_LOG.TXT into whatever folder the user is in; divergence is read from its counters.
     mujoco.set_mju_user_warning(lambda _: None)
 
@@ -60,3 +63,24 @@ def _update(controller: Controller, force: bool = False) -> None:
     mujoco.mj_fullM(controller.sim.model._model, data._data, full)  # noqa: SLF001 - robosuite wraps MuJoCo's objects
     controller.mass_matrix = full[controller.qvel_index, :][:, controller.qvel_index]
     controller.new_update = False
+
+
+class _Compensation:
+    """Torques that are "true" and can be added: robosuite asks for both under one name."""
+
+    __array_ufunc__ = None  # leaves `array + compensation` to `__radd__`
+
+    def __init__(self, torques: np.ndarray) -> None:
+        self._torques = torques
+
+    def __radd__(self, other: np.ndarray) -> np.ndarray:
+        return other + self._torques
+
+
+def _compensation(controller: JointVelocityController) -> _Compensation | None:
+    torques = controller.sim.data.qfrc_bias[controller.qvel_index]
+    return _Compensation(torques) if controller._compensates else None  # noqa: SLF001 - set just below
+
+
+def _set_compensation(controller: JointVelocityController, wanted: bool) -> None:
+    controller._compensates = bool(wanted)  # noqa: SLF001

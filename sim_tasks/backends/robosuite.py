@@ -1,4 +1,7 @@
-"""robosuite 1.5 behind `SimBackend`: its own controllers and physics step, soft resets, no observables, no cameras.
+"""robosuite 1.5 behind `SimBackend`: its scenes, controllers and physics, soft resets, no observables, no cameras.
+
+Three ways of computing the same controls: "compiled" runs whole blocks outside Python, "exact" repeats robosuite's
+operations bit for bit without its overhead, "robosuite" calls robosuite's own step.
 
 One compiled model serves all environments of a backend: an environment is a snapshot that is loaded when it is its
 turn. Results therefore cannot depend on how many environments there are.
@@ -8,7 +11,7 @@ turn. Results therefore cannot depend on how many environments there are.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,15 +25,17 @@ from factory import actions, poses
 from factory.demos import AnnotatedDemo, Demo
 from factory.errors import BackendError
 from factory.scene import SceneState
-from factory.sim import Block, BlockResult, Commands, Hold, Snapshot
+from factory.sim import Block, BlockResult, Commands, Snapshot
 from factory.specs import EefSpec, TaskSpec
 from sim_tasks.backends import annotation, exact_control, fingerprint
+from sim_tasks.backends.compiled_path import CompiledPath, Outcome
+from sim_tasks.backends.controllers import UnsupportedControlError
 from sim_tasks.backends.scenes import build_environment
 from sim_tasks.backends.sensing import SceneReader
 
 Array = NDArray[np.float64]
 
-ControlMode = Literal["exact", "robosuite"]
+ControlMode = Literal["compiled", "exact", "robosuite"]
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
@@ -53,19 +58,20 @@ class RobosuiteBackend:
         task: the task being simulated.
         num_envs: environments kept apart.
         determinism: "bitwise": same commands, same bits, within one runtime fingerprint.
-        simulator_seconds: wall time spent inside robosuite's control step so far.
+        control_mode: how controls are computed, see `__init__`.
+        simulator_seconds: time spent inside control steps so far: wall time, or for compiled blocks CPU time.
     """
 
     determinism: Literal["bitwise", "statistical"] = "bitwise"
 
-    def __init__(self, task: TaskSpec, *, num_envs: int = 1, control_mode: ControlMode = "exact") -> None:
+    def __init__(self, task: TaskSpec, *, num_envs: int = 1, control_mode: ControlMode = "compiled") -> None:
         """Build the scene.
 
         Args:
             task: the task.
             num_envs: environments kept apart.
-            control_mode: "exact" computes robosuite's torques without its overhead, bit for bit the same where its
-                controllers allow it; "robosuite" calls robosuite's own step.
+            control_mode: "compiled": robosuite's torques to 1e-9, as fast as the physics allows; "exact": its very
+                bits, in Python; "robosuite": its own step. A robot that one of them cannot drive is driven by the next.
 
         Raises:
             BackendError: the scene cannot be built, or names something its model does not have.
@@ -88,8 +94,10 @@ class RobosuiteBackend:
         self._saved: dict[int, Snapshot] = {}
         self._arms: list[exact_control.ExactArm] = []
         self._active = -1
-        arms = exact_control.exact_arms(self._model, self._data, self._robot) if control_mode == "exact" else None
-        self.control_mode: ControlMode = "robosuite" if arms is None else "exact"
+        self._path: CompiledPath | None = self._compile() if control_mode == "compiled" else None
+        self.control_mode: ControlMode = "compiled" if self._path else "robosuite"
+        if control_mode != "robosuite" and not self._path and self._exact_arms() is not None:
+            self.control_mode = "exact"
         if self._env.action_dim != task.robot.action_dim:
             raise BackendError(
                 f"task {task.name!r}: the environment takes {self._env.action_dim} action dimensions, robot "
@@ -112,11 +120,7 @@ class RobosuiteBackend:
         for name, T_world_body in placements.items():
             self._place(name, T_world_body)
         self._hands = {name: _Hand() for name in self.task.robot.eefs}
-        self._wake_controllers()
-        mujoco.mj_forward(self._model, self._data)
-        # The posture the null space pulls towards is this reset's own start posture, as after a robosuite reset.
-        for _, controller in self._arm_controllers():
-            controller.initial_joint = np.array(self._data.qpos[controller.qpos_index])
+        self._begin()
         self._active = env
         return self._reader.read()
 
@@ -125,10 +129,7 @@ class RobosuiteBackend:
         self.reset(env, {}, np.random.default_rng(0))
         edited = annotation.load_state(demo, 0, self.task, self._model, self._data)
         self._overridden = tuple(edited)
-        self._wake_controllers()
-        mujoco.mj_forward(self._model, self._data)
-        for _, controller in self._arm_controllers():
-            controller.initial_joint = np.array(self._data.qpos[controller.qpos_index])
+        self._begin()
         return self._reader.read()
 
     def snapshot(self, env: int) -> Snapshot:
@@ -163,6 +164,8 @@ class RobosuiteBackend:
     def play(self, env: int, actions: NDArray[np.float32]) -> BlockResult:
         """Apply recorded actions as they are."""
         self._enter(env)
+        if self._path is not None:
+            return self._compiled_result(lambda path: path.play(actions))
         recording = _Recording(self, len(actions))
         for row in actions:
             if not recording.step(row.astype(np.float64)):
@@ -217,12 +220,7 @@ class RobosuiteBackend:
     def _take(self) -> Snapshot:
         state = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, self._data, state, _STATE)
-        controller: dict[str, Array] = {}
-        for arm, part in self._arm_controllers():
-            controller[f"{arm}.initial_joint"] = np.array(part.initial_joint, float)
-            controller[f"{arm}.gripper_action"] = np.atleast_1d(
-                np.array(self._robot.gripper[arm].current_action, float)
-            )
+        controller = self._memory()
         for name, hand in self._hands.items():
             if hand.T_world_target is not None and hand.gripper is not None:
                 controller[f"{name}.T_world_target"] = hand.T_world_target.copy()
@@ -251,6 +249,8 @@ class RobosuiteBackend:
         # Warnings are counted per data, not per state: another environment's divergence is not this one's.
         for kind in _DIVERGED:
             self._data.warning[kind].number = 0
+        if self._path is not None:
+            self._path.recall(snapshot.controller)
         for arm, part in self._arm_controllers():
             part.initial_joint = snapshot.controller[f"{arm}.initial_joint"].copy()
             self._robot.gripper[arm].current_action = snapshot.controller[f"{arm}.gripper_action"].copy()
@@ -261,10 +261,40 @@ class RobosuiteBackend:
             )
         self._wake_controllers()
 
+    # --- controllers ------------------------------------------------------------------------------------------------
+
+    def _compile(self) -> CompiledPath | None:
+        try:
+            return CompiledPath(self._model, self._data, self._env.robots, substeps=self._substeps, reader=self._reader)
+        except UnsupportedControlError:
+            return None
+
+    def _exact_arms(self) -> list[exact_control.ExactArm] | None:
+        return exact_control.exact_arms(self._model, self._data, self._robot)
+
+    def _begin(self) -> None:
+        """Start controllers from the present state, as after a robosuite reset."""
+        self._wake_controllers()
+        mujoco.mj_forward(self._model, self._data)
+        # The posture the null space pulls towards is this reset's own start posture.
+        for _, controller in self._arm_controllers():
+            controller.initial_joint = np.array(self._data.qpos[controller.qpos_index])
+        if self._path is not None:
+            self._path.remember_posture()
+
+    def _memory(self) -> dict[str, Array]:
+        if self._path is not None:
+            return self._path.memory()
+        kept: dict[str, Array] = {}
+        for arm, part in self._arm_controllers():
+            kept[f"{arm}.initial_joint"] = np.array(part.initial_joint, float)
+            kept[f"{arm}.gripper_action"] = np.atleast_1d(np.array(self._robot.gripper[arm].current_action, float))
+        return kept
+
     def _wake_controllers(self) -> None:
         # robosuite makes new controllers at every reset.
         if self.control_mode == "exact":
-            self._arms = exact_control.exact_arms(self._model, self._data, self._robot) or []
+            self._arms = self._exact_arms() or []
         # After a reset or a loaded state the controllers would serve kinematics cached before it (robosuite's flag).
         for part in self._robot.part_controllers.values():
             part.new_update = True
@@ -309,29 +339,62 @@ class RobosuiteBackend:
                 f"of {sorted(self._hands)}"
             )
         length = lengths.pop()
+        plan = self._plan(commands, length)
+        if self._path is not None:
+            return self._compiled_result(lambda path: path.follow(*plan))
+        targets, noise, sent = plan
         recording = _Recording(self, length)
         for step in range(length):
-            action = np.zeros(self.task.robot.action_dim)
-            for name, command in commands.items():
-                self._command(name, command, step, action)
-            if not recording.step(action):
+            for e, (name, eef) in enumerate(self.task.robot.eefs.items()):
+                sent[step, slice(*eef.arm_action)] = actions.execute(
+                    self._reader.eef_pose(name), targets[e, step], noise[e, step], self._reader.base_pose(name), eef
+                )
+            if not recording.step(sent[step].astype(np.float64)):
                 break
         return recording.result()
 
-    def _command(self, name: str, command: Block | Hold, step: int, action: Array) -> None:
-        eef, hand = self.task.robot.eefs[name], self._hands[name]
-        T_world_eef, noise = self._reader.eef_pose(name), np.zeros(6)
-        target, gripper = hand.T_world_target, hand.gripper
-        if isinstance(command, Block):
-            target, gripper = command.T_world_eef[step], np.asarray(command.gripper[step], float)
-            noise = command.action_noise[step]
-        elif target is None or gripper is None:
-            target = T_world_eef.copy()
-            gripper = np.full(eef.gripper_action[1] - eef.gripper_action[0], -eef.gripper_closed)
-        hand.T_world_target, hand.gripper = target, gripper
-        base = self._reader.base_pose(name)
-        action[slice(*eef.arm_action)] = actions.execute(T_world_eef, target, noise, base, eef)
-        action[slice(*eef.gripper_action)] = np.float32(gripper)
+    def _plan(self, commands: Commands, length: int) -> tuple[Array, Array, NDArray[np.float32]]:
+        """Return what `CompiledPath.follow` takes: targets, noise, and actions with the grippers' columns filled in."""
+        eefs = self.task.robot.eefs
+        targets, noise = np.empty((len(eefs), length, 4, 4)), np.zeros((len(eefs), length, 6))
+        sent = np.zeros((length, self.task.robot.action_dim), np.float32)
+        for e, (name, eef) in enumerate(eefs.items()):
+            command, hand = commands[name], self._hands[name]
+            if isinstance(command, Block):
+                target, gripper = command.T_world_eef, np.asarray(command.gripper, float)
+                noise[e] = command.action_noise
+            elif hand.T_world_target is None or hand.gripper is None:
+                target = self._reader.eef_pose(name)[None]
+                gripper = np.full((1, eef.gripper_action[1] - eef.gripper_action[0]), -eef.gripper_closed)
+            else:
+                target, gripper = hand.T_world_target[None], hand.gripper[None]
+            targets[e] = target
+            sent[:, slice(*eef.gripper_action)] = gripper
+            self._hands[name] = _Hand(T_world_target=target[-1].copy(), gripper=gripper[-1].copy())
+        return targets, noise, sent
+
+    def _compiled_result(self, run: Callable[[CompiledPath], Outcome]) -> BlockResult:
+        path, reader = self._path, self._reader
+        if path is None:
+            raise BackendError("this backend has no compiled control path")
+        first = {name: reader.eef_pose(name)[None] for name in self.task.robot.eefs}
+        began = time.process_time()
+        outcome = run(path)
+        self.simulator_seconds += time.process_time() - began
+        n, record = outcome.done, outcome.record
+        scene, sent = reader.state(outcome.rows, n), record.actions[:n]
+        commanded: dict[str, Array] = {}
+        for name, eef in self.task.robot.eefs.items():
+            before = np.concatenate([first[name], scene.T_world_eef[name]])[:n]
+            pose_action = np.clip(sent[:, slice(*eef.arm_action)].astype(np.float64), -1.0, 1.0)
+            commanded[name] = actions.target_of_action(before, pose_action, reader.base_pose(name), eef)
+        return BlockResult(
+            scene=scene,
+            actions=sent,
+            T_world_eef_commanded=commanded,
+            sim_states={"time": record.time[:n, None], "qpos": record.qpos[:n], "qvel": record.qvel[:n]},
+            stable=outcome.stable,
+        )
 
     def _control_step(self, action: Array) -> bool:
         began = time.perf_counter()
