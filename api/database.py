@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -51,10 +52,14 @@ class Database:
         if self.kind == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
             options = {"options": f"{_PG_OPTIONS} {parsed.query.get('options', '')}"}
-            self.engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=options)
+            self.engine = create_engine(
+                parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=options, json_serializer=_json
+            )
         elif self.kind == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(parsed, connect_args={"check_same_thread": False, "timeout": _BUSY_S})
+            self.engine = create_engine(
+                parsed, connect_args={"check_same_thread": False, "timeout": _BUSY_S}, json_serializer=_json
+            )
             _prepare_sqlite(self.engine)
         else:
             shown = parsed.render_as_string(hide_password=True)
@@ -116,6 +121,11 @@ def now(session: Session) -> float:
     if session.get_bind().dialect.name == "sqlite":
         return time.time()  # SQLite runs in this process; there is no other clock
     return float(session.connection().execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+
+def _json(value: Any) -> str:
+    """Return JSON without blanks; rows are read by programs."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -10,18 +10,21 @@ Every function takes the session of the transaction it belongs to.
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, delete, func, update
+from sqlalchemy import ColumnElement, Integer, cast, delete, func, insert, update
 from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
 from api.database import now
 from api.specs import Format, JobSpec, job_from_json
-from api.tables import Attempt, Delivery, Event, FailureCount, File, Job, Unit, Webhook
+from api.tables import Attempt, CoursePoint, Delivery, Event, FailureCount, File, Job, Unit, Webhook
 from factory.diagnosis import REASONS
+from factory.durable import json_bytes
 from factory.errors import ServiceError
 from factory.failpoints import reached
 from factory.statistics import wilson
@@ -49,6 +52,14 @@ ANNOUNCED = ("job.paused", *(f"job.{state}" for state in FINAL))
 
 SHARDS_A_UNIT = 4
 """Episodes drawn under one lease: a renderer opens in seconds, and a lost lease should not cost minutes."""
+
+_FIRST_PAGE, _PAGE = 64, 1000
+"""Rows looked at together."""
+
+_STRIDE = 1024
+"""Attempts from one point of a job's course to the next, until it has so many that fewer do."""
+
+_NEW_UNIT = {"stop": 0, "state": "waiting", "epoch": 0, "until": 0.0, "tries": 0}
 
 _ENDS: dict[str, State] = {
     "target": "succeeded",
@@ -174,7 +185,13 @@ def get(session: Session, job_id: str, *, lock: bool = False) -> Job:
 
 def spec_of(job: Job) -> JobSpec:
     """Return what a job asks for."""
-    return job_from_json(job.spec)
+    return _parsed(json_bytes(job.spec))
+
+
+@lru_cache(maxsize=256)
+def _parsed(spec: bytes) -> JobSpec:
+    """Return a specification; it is asked for with every answer, and building it costs more than naming it."""
+    return job_from_json(json.loads(spec))
 
 
 def listed(
@@ -317,20 +334,66 @@ def advance(session: Session, job: Job) -> bool:
     """
     if job.status not in (*TRYING, "paused"):
         return False
-    spec = spec_of(job)
+    spec, page = spec_of(job), _FIRST_PAGE
     while True:
+        # Most often a few attempts are new, or none because of a gap; a job that is taken up again has many.
         query = select(Attempt.idx, Attempt.outcome).where(Attempt.job_id == job.id, col(Attempt.idx) >= job.prefix)
-        rows = session.exec(query.order_by(col(Attempt.idx)).limit(1000)).all()
+        rows = session.exec(query.order_by(col(Attempt.idx)).limit(page)).all()
+        prefix, successes, rule = job.prefix, job.prefix_successes, ""
         for idx, outcome in rows:
-            if idx != job.prefix:
-                return False
-            job.prefix += 1
-            job.prefix_successes += outcome == "success"
-            if rule := rule_at(spec, job.prefix, job.prefix_successes):
-                end(session, job, rule)
-                return True
-        if len(rows) < 1000:
-            return False
+            if idx != prefix or rule:
+                break
+            prefix, successes = prefix + 1, successes + (outcome == "success")
+            rule = rule_at(spec, prefix, successes)
+        whole, before = prefix == job.prefix + page, job.prefix
+        job.prefix, job.prefix_successes = prefix, successes
+        _note_course(session, job, before)
+        if rule:
+            end(session, job, rule)
+        if rule or not whole:
+            return bool(rule)
+        page = _PAGE
+
+
+def _note_course(session: Session, job: Job, before: int) -> None:
+    """Enter the points of a job's course that its prefix has just reached."""
+    for mark in _marks(before, job.prefix):
+        last = _points(session, job, newest=1)
+        start = last[-1] if last else CoursePoint(job_id=job.id, attempts=0)
+        session.add(_after(session, job, start, mark))
+        session.flush()
+
+
+def _marks(before: int, prefix: int) -> Iterator[int]:
+    """Yield where points lie above `before`: every 1024 attempts at first, in growing jobs ever farther apart."""
+    at = before
+    while True:
+        stride = max(_STRIDE, 1 << max(0, at.bit_length() - 6))
+        at = (at // stride + 1) * stride
+        if at > prefix:
+            return
+        yield at
+
+
+def _points(session: Session, job: Job, *, newest: int | None = None) -> list[CoursePoint]:
+    query = select(CoursePoint).where(CoursePoint.job_id == job.id).order_by(col(CoursePoint.attempts).desc())
+    return list(session.exec(query.limit(newest) if newest else query))[::-1]
+
+
+def _after(session: Session, job: Job, start: CoursePoint, stop: int) -> CoursePoint:
+    """Return the point at `stop`, from an earlier one and the attempts between them."""
+    kept = func.count().filter(col(Attempt.outcome) == "success")
+    query = sa_select(kept, func.max(Attempt.committed_at), func.sum(Attempt.seconds)).where(
+        col(Attempt.job_id) == job.id, col(Attempt.idx) >= start.attempts, col(Attempt.idx) < stop
+    )
+    successes, at, seconds = session.connection().execute(query).one()
+    return CoursePoint(
+        job_id=job.id,
+        attempts=stop,
+        successes=start.successes + successes,
+        at=max(start.at, at or 0.0),
+        worker_s=start.worker_s + (seconds or 0.0),
+    )
 
 
 def rule_at(spec: JobSpec, attempts: int, successes: int) -> str:
@@ -388,10 +451,15 @@ def start_rendering(session: Session, job: Job, indices: Sequence[int]) -> None:
     at = now(session)
     _enter(session, job, "rendering", at)
     job.to_render, job.rendered = len(indices), 0
-    for i in range(0, len(indices), SHARDS_A_UNIT):
-        part = list(indices[i : i + SHARDS_A_UNIT])
-        unit = Unit(kind="render", job_id=job.id, remaining=len(part), payload={"indices": part}, created_at=at)
-        session.add(unit)
+    parts = [list(indices[i : i + SHARDS_A_UNIT]) for i in range(0, len(indices), SHARDS_A_UNIT)]
+    session.flush()
+    for i in range(0, len(parts), _PAGE):
+        # `start` is what they are handed out by: with an index for it, the last of many is found as soon as the first.
+        rows = [
+            {"kind": "render", "job_id": job.id, "start": p[0], "remaining": len(p), "payload": {"indices": p}}
+            for p in parts[i : i + _PAGE]
+        ]
+        session.connection().execute(insert(Unit), [{**_NEW_UNIT, **row, "created_at": at} for row in rows])
     if not indices:
         drawn(session, job)
 
@@ -411,6 +479,7 @@ def revise(session: Session, job: Job, spec: JobSpec) -> None:
     """
     job.spec, job.spec_sha256 = spec.to_json(), spec.digest()
     job.prefix = job.prefix_successes = 0
+    session.exec(delete(CoursePoint).where(col(CoursePoint.job_id) == job.id))
     if job.status not in (*TRYING, "paused"):
         session.flush()
         session.exec(delete(Unit).where(col(Unit.job_id) == job.id))
@@ -453,16 +522,26 @@ def finish(session: Session, job: Job, *, error: dict[str, Any] | None = None) -
 
 def _drop_surplus(session: Session, job: Job) -> None:
     """Forget what was done beyond the end: another run might not have got there."""
-    surplus = (col(Attempt.job_id) == job.id) & (col(Attempt.idx) >= job.prefix)
     session.flush()
+    surplus = (col(Attempt.job_id) == job.id) & (col(Attempt.idx) >= job.prefix)
+    columns = (Attempt.subtask, Attempt.eef, Attempt.reason)
+    # What is too much is subtracted: it is a few attempts, what stays may be a million.
+    failures = select(*columns, func.count()).where(surplus, Attempt.outcome == "failure").group_by(*columns)
+    for subtask, eef, reason, count in session.exec(failures).all():
+        there = session.get(FailureCount, (job.id, subtask, eef, reason), populate_existing=True)
+        if there is not None:
+            there.count -= count
+            if there.count > 0:
+                session.add(there)
+            else:
+                session.delete(there)
+    sums = select(
+        func.coalesce(func.sum(cast(Attempt.touched, Integer)), 0), func.coalesce(func.sum(Attempt.shard_bytes), 0)
+    )
+    touched, shard_bytes = session.exec(sums.where(surplus)).one()
+    job.touched, job.shard_bytes = job.touched - touched, job.shard_bytes - int(shard_bytes)
     session.exec(delete(Attempt).where(surplus))
     session.exec(delete(Unit).where(col(Unit.job_id) == job.id, col(Unit.kind) == "simulate"))
-    session.exec(delete(FailureCount).where(col(FailureCount.job_id) == job.id))
-    mine = col(Attempt.job_id) == job.id
-    columns = (Attempt.subtask, Attempt.eef, Attempt.reason)
-    failures = select(*columns, func.count()).where(mine, Attempt.outcome == "failure").group_by(*columns)
-    for subtask, eef, reason, count in session.exec(failures).all():
-        session.add(FailureCount(job_id=job.id, subtask=subtask, eef=eef, reason=reason, count=count))
     job.attempted, job.succeeded = job.prefix, job.prefix_successes
     job.failed = job.attempted - job.succeeded
     job.next_index = job.prefix
@@ -574,9 +653,39 @@ def in_flight(session: Session, job_id: str) -> int:
 
 
 def rate_over_time(session: Session, job: Job, *, points: int = 60) -> list[dict[str, Any]]:
-    """Return the course of a job in at most about `points` steps: attempts, successes, seconds since its start."""
+    """Return the course of a job in at most about `points` steps: attempts, successes, seconds since its start.
+
+    Only a few thousand attempts are looked at, however many there are.
+    """
     if not job.prefix or job.started_at is None:
         return []
+    known = _points(session, job) if job.prefix > 4 * _STRIDE else []
+    if known:
+        if known[-1].attempts < job.prefix:
+            known.append(_after(session, job, known[-1], job.prefix))
+        step = -(-len(known) // points)
+        course = [(p.attempts, p.successes, p.at, p.worker_s) for p in known[::-1][::step][::-1]]
+    else:
+        course = _counted_course(session, job, points)
+    found: list[dict[str, Any]] = []
+    for attempted, succeeded, at, worker_s in course:
+        rate, low, high = wilson(succeeded, attempted)
+        found.append(
+            {
+                "attempts": attempted,
+                "successes": succeeded,
+                "rate": rate,
+                "low": low,
+                "high": high,
+                "elapsed_s": max(0.0, at - job.started_at),
+                "worker_s": worker_s,
+            }
+        )
+    return found
+
+
+def _counted_course(session: Session, job: Job, points: int) -> list[tuple[int, int, float, float]]:
+    """Return attempts, successes, time of the last, and worker seconds, of a job of few attempts."""
     width = max(1, -(-job.prefix // points))
     bucket = (col(Attempt.idx) // width).label("bucket")
     successes = func.count().filter(col(Attempt.outcome) == "success")
@@ -586,23 +695,12 @@ def rate_over_time(session: Session, job: Job, *, points: int = 60) -> list[dict
         .group_by(bucket)
         .order_by(bucket)
     )
-    course: list[dict[str, Any]] = []
+    course: list[tuple[int, int, float, float]] = []
     total = kept = 0
     seconds = 0.0
     for _, count, succeeded, last, spent in session.connection().execute(query).all():
         total, kept, seconds = total + count, kept + succeeded, seconds + (spent or 0.0)
-        rate, low, high = wilson(kept, total)
-        course.append(
-            {
-                "attempts": total,
-                "successes": kept,
-                "rate": rate,
-                "low": low,
-                "high": high,
-                "elapsed_s": max(0.0, last - job.started_at),
-                "worker_s": seconds,
-            }
-        )
+        course.append((total, kept, last, seconds))
     return course
 
 

@@ -12,23 +12,25 @@ killed, an attempt exists exactly when its row does.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
-from sqlalchemy import delete, update
+from sqlalchemy import case, delete, insert, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from api import jobs
 from api.database import now
+from api.messages import Answer, AttemptDone, Done, Drawn, Failed, Kind, Opened, Work
+from api.records import to_row
 from api.tables import Attempt, Dataset, DatasetFile, Dispatcher, FailureCount, File, Job, Strike, Unit, Worker
 from factory.statistics import AttemptRecord
 
-Kind = Literal["simulate", "check", "render", "clip", "unpack", "finalize", "push"]
 CAPABILITIES: Mapping[Kind, str] = {
     "simulate": "simulate",
     "check": "simulate",
@@ -57,6 +59,8 @@ SILENCE_S: Mapping[Kind, float] = {
 }
 """A worker that says nothing for so long is stuck and killed. Opening a simulator counts, compiling it included;
 attempts and episodes are answered one by one, the others at their end."""
+_FIRST = {"check": 0, "clip": 0, "unpack": 1, "finalize": 1, "push": 1}
+"""What is handed out before attempts and pictures, and in which order."""
 STRIKES = 3
 """An index, or a unit, that was in progress when its worker died this often is not tried again."""
 STORAGE_WAIT_S = 5.0
@@ -64,93 +68,8 @@ STORAGE_WAIT_S = 5.0
 SLICE_S = 10.0
 """A worker changes to a more neglected job after this many seconds of work; changing costs opening a simulator."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """One leased unit, as it travels to a worker: JSON values only.
-
-    Attributes:
-        unit: its number; `epoch` the number of this lease of it.
-        epoch: see unit.
-        kind: what to do.
-        job_id: whose it is; empty for a file's check.
-        indices: attempt indices to try, for "simulate"; episodes to draw, for "render".
-        payload: what else is needed: the job's specification and the like.
-    """
-
-    unit: int
-    epoch: int
-    kind: Kind
-    job_id: str = ""
-    indices: tuple[int, ...] = ()
-    payload: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A worker has opened what the unit needs; the first executor of a job fixes its runtime fingerprint."""
-
-    unit: int
-    epoch: int
-    job_id: str
-    executor: Mapping[str, str]
-    refused: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptDone:
-    """An attempt is finished; when it was kept, its shard is in the store under its index and has this hash."""
-
-    unit: int
-    epoch: int
-    job_id: str
-    record: AttemptRecord
-    shard_sha256: str = ""
-    shard_bytes: int = 0
-    seconds: float = 0.0
-    worker: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """One episode of a render unit has its clips."""
-
-    unit: int
-    epoch: int
-    job_id: str
-    index: int
-    frames: int
-    seconds: float = 0.0
-    bytes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """A unit is finished; `result` depends on its kind."""
-
-    unit: int
-    epoch: int
-    result: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A unit cannot be done.
-
-    Attributes:
-        unit: its number.
-        epoch: of the lease.
-        cause: "request" when what was asked is at fault, "storage" when the disk or the store is, "defect" otherwise.
-        message: a sentence for a person.
-    """
-
-    unit: int
-    epoch: int
-    cause: Literal["request", "storage", "defect"]
-    message: str
-
-
-Answer = Opened | AttemptDone | Drawn | Done | Failed
+_INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+"""Database -> an insert that may add to a row that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +123,9 @@ def lease(
     """
     at = now(session)
     kinds: list[Kind] = [kind for kind, needed in CAPABILITIES.items() if needed in capabilities]
-    for first in (("check", "clip"), ("unpack", "finalize", "push")):
-        wanted = [kind for kind in kinds if kind in first]
-        if wanted and (unit := _waiting(session, wanted, avoid)):
-            return None if attempts_only else _hand_out(session, unit, owner, worker, at + lease_s)
+    first = [kind for kind in kinds if kind in _FIRST]
+    if first and (unit := _waiting(session, first, avoid)):
+        return None if attempts_only else _hand_out(session, unit, owner, worker, at + lease_s)
     for job in _hungry(session, prefer, avoid):
         if job.status == "rendering":
             unit = _waiting(session, ["render"], avoid, job) if "render" in kinds else None
@@ -225,11 +143,13 @@ def lease(
 
 def _waiting(session: Session, kinds: Sequence[str], avoid: frozenset[str], job: Job | None = None) -> Unit | None:
     due = col(Unit.until) <= now(session)
-    query = select(Unit).where(Unit.state == "waiting", col(Unit.kind).in_(kinds), due).order_by(col(Unit.id)).limit(1)
+    query = select(Unit).where(Unit.state == "waiting", col(Unit.kind).in_(kinds), due).limit(1)
     if avoid:
         query = query.where(col(Unit.job_id).is_(None) | col(Unit.job_id).not_in(avoid))
     if job is not None:
-        query = query.where(Unit.job_id == job.id)
+        query = query.where(Unit.job_id == job.id).order_by(col(Unit.start))
+    else:
+        query = query.order_by(case(_FIRST, value=col(Unit.kind)), col(Unit.id))
     return session.exec(query.with_for_update(skip_locked=True)).first()
 
 
@@ -261,8 +181,6 @@ def _range(session: Session, job: Job, size: int, at: float) -> Unit | None:
         kind="simulate", job_id=job.id, start=job.next_index, stop=stop, remaining=stop - job.next_index, created_at=at
     )
     job.next_index = stop
-    session.add(unit)
-    session.flush()
     return unit
 
 
@@ -271,11 +189,13 @@ def _hand_out(session: Session, unit: Unit, owner: str, worker: str, until: floa
     unit.epoch += 1
     indices: tuple[int, ...] = tuple(unit.payload.get("indices", ()))
     if unit.kind == "simulate":
+        indices = tuple(range(unit.start, unit.stop))
+    if unit.kind == "simulate" and unit.epoch > 1:  # somebody had it before
         query = select(Attempt.idx).where(
             Attempt.job_id == unit.job_id, col(Attempt.idx) >= unit.start, col(Attempt.idx) < unit.stop
         )
         there = set(session.exec(query))
-        indices = tuple(i for i in range(unit.start, unit.stop) if i not in there)
+        indices = tuple(i for i in indices if i not in there)
     payload = {k: v for k, v in unit.payload.items() if k != "indices"}
     job = job or (session.get(Job, unit.job_id) if unit.job_id else None)
     if job is not None:
@@ -312,6 +232,16 @@ def heartbeat(session: Session, owner: str, *, holds: Collection[int] | None = N
     session.exec(update(Unit).where(mine).values(until=at + lease_s))
     session.exec(update(Dispatcher).where(col(Dispatcher.id) == owner).values(seen_at=at))
     return forgotten
+
+
+def report(session: Session, workers: Sequence[Mapping[str, Any]]) -> None:
+    """Enter how an owner's workers are, columns of `Worker` but for `seen_at`; workers not known yet are new."""
+    at = now(session)
+    rows = [{**worker, "seen_at": at} for worker in workers]
+    if rows:
+        new = _INSERT[session.get_bind().dialect.name](Worker)
+        said = {name: new.excluded[name] for name in rows[0] if name != "id"}
+        session.connection().execute(new.on_conflict_do_update(index_elements=["id"], set_=said), rows)
 
 
 def reclaim(session: Session) -> int:
@@ -390,30 +320,146 @@ def _boot() -> str:
 
 def commit(session: Session, answers: Sequence[Answer]) -> Receipt:
     """Enter a batch of answers, all or none; what came too late is refused and reported as lost."""
-    lost: set[int] = set()
-    unlike: set[int] = set()
-    ended: set[str] = set()
-    touched: dict[str, Job] = {}
-    before: dict[str, int] = {}
-    # Jobs are locked before their units, in one order, by everybody; else two dispatchers could wait for each other.
-    named = select(Unit.job_id).where(col(Unit.id).in_({a.unit for a in answers}))
-    for job_id in sorted({job_id for job_id in session.exec(named) if job_id}):
-        job = session.exec(select(Job).where(Job.id == job_id).with_for_update()).first()
-        if job is not None:
-            touched[job_id], before[job_id] = job, job.attempted
+    batch = _Batch(session, answers)
     for answer in answers:
-        unit = session.get(Unit, answer.unit, with_for_update=True)
-        stale = unit is None or answer.unit in lost or not _answers(unit, answer)
-        if unit is None or stale or not _enter(session, touched.get(unit.job_id or ""), unit, answer):
-            lost.add(answer.unit)
+        batch.take(answer)
+    return batch.close()
+
+
+class _Batch:
+    """The locked rows that a batch of answers is about.
+
+    Finished attempts, nearly all there ever is, are entered together and not one by one; before anything else is
+    entered, they are.
+    """
+
+    def __init__(self, session: Session, answers: Sequence[Answer]) -> None:
+        self._session, self._at = session, now(session)
+        ids = {answer.unit for answer in answers}
+        # Jobs are locked before their units, in one order, by everybody; else dispatchers could wait for each other.
+        named = select(Unit.job_id).where(col(Unit.id).in_(ids))
+        query = select(Job).where(col(Job.id).in_(named)).order_by(col(Job.id)).with_for_update()
+        self._jobs = {job.id: job for job in session.exec(query)}
+        self._before = {job.id: job.attempted for job in self._jobs.values()}
+        self._units: dict[int, Unit | None] = dict.fromkeys(ids)
+        for unit in session.exec(select(Unit).where(col(Unit.id).in_(ids)).order_by(col(Unit.id)).with_for_update()):
+            self._units[unit.id or 0] = unit
+        self._tally = _Tally(session, self._at)
+        self._there = self._entered(answers)
+        self._lost: set[int] = set()
+        self._unlike: set[int] = set()
+
+    def take(self, answer: Answer) -> None:
+        """Enter one answer, or note that its worker has to drop the unit."""
+        together = isinstance(answer, AttemptDone | Opened)
+        if not together:
+            self._tally.flush()
+            self._units.clear()  # what other answers change may be any unit
+        if answer.unit not in self._units:
+            self._units[answer.unit] = self._session.get(Unit, answer.unit, with_for_update=True)
+        unit = self._units[answer.unit]
+        stale = unit is None or answer.unit in self._lost or not _answers(unit, answer)
+        if unit is None or stale or not self._enter(self._jobs.get(unit.job_id or ""), unit, answer):
+            self._lost.add(answer.unit)
             if not stale and isinstance(answer, Opened):
-                unlike.add(answer.unit)
-    session.flush()
-    committed = sum(job.attempted - before[job.id] for job in touched.values())
-    for job in touched.values():
-        if jobs.advance(session, job):
-            ended.add(job.id)
-    return Receipt(committed=committed, lost=frozenset(lost), unlike=frozenset(unlike), ended=frozenset(ended))
+                self._unlike.add(answer.unit)
+        if not together:
+            self._units.clear()
+
+    def close(self) -> Receipt:
+        """Move the jobs on and say what became of the answers."""
+        self._tally.flush()
+        self._session.flush()
+        committed = sum(job.attempted - self._before[job.id] for job in self._jobs.values())
+        ended = frozenset(job.id for job in self._jobs.values() if jobs.advance(self._session, job))
+        return Receipt(committed=committed, lost=frozenset(self._lost), unlike=frozenset(self._unlike), ended=ended)
+
+    def _entered(self, answers: Sequence[Answer]) -> set[tuple[str, int]]:
+        """Return which of the attempts answered are in the book already."""
+        found: set[tuple[str, int]] = set()
+        for job_id in self._jobs:
+            done = [a.record.index for a in answers if isinstance(a, AttemptDone) and a.job_id == job_id]
+            if done:
+                query = select(Attempt.idx).where(Attempt.job_id == job_id, col(Attempt.idx).in_(done))
+                found |= {(job_id, index) for index in self._session.exec(query)}
+        return found
+
+    def _enter(self, job: Job | None, unit: Unit, answer: Answer) -> bool:
+        """Enter one answer; False when the worker has to drop the unit."""
+        session = self._session
+        if isinstance(answer, AttemptDone) and job is not None:
+            self._attempt(job, unit, answer)
+        elif isinstance(answer, Drawn) and job is not None:
+            _drawn(session, job, unit, answer)
+        elif isinstance(answer, Opened) and job is not None:
+            return _opened(session, job, answer)
+        elif isinstance(answer, Done):
+            _done(session, unit, answer)
+        elif isinstance(answer, Failed):
+            _failed(session, unit, answer)
+            return False
+        return True
+
+    def _attempt(self, job: Job, unit: Unit, done: AttemptDone) -> None:
+        where = (job.id, done.record.index)
+        if where in self._there:
+            return
+        self._there.add(where)
+        self._tally.add(job, done.record, done)
+        unit.remaining -= 1
+        if unit.remaining <= 0:
+            self._session.delete(unit)
+            self._units[done.unit] = None
+
+
+class _Tally:
+    """Finished attempts on their way into the book: their rows, and what they add to the counts of their jobs."""
+
+    def __init__(self, session: Session, at: float) -> None:
+        self._session, self._at = session, at
+        self._rows: list[dict[str, Any]] = []
+        self._sums: dict[str, tuple[Job, dict[str, float]]] = {}
+        self._failures: Counter[tuple[str, str, str, str]] = Counter()
+
+    def add(self, job: Job, record: AttemptRecord, done: AttemptDone | None) -> None:
+        """Note an attempt; None for `done` when no worker finished it."""
+        seconds = done.seconds if done else 0.0
+        self._rows.append(
+            {
+                "job_id": job.id,
+                **to_row(record),
+                "seconds": seconds,
+                "shard_sha256": done.shard_sha256 if done else "",
+                "shard_bytes": done.shard_bytes if done else 0,
+                "worker": done.worker if done else "",
+                "committed_at": self._at,
+            }
+        )
+        _, sums = self._sums.setdefault(job.id, (job, defaultdict(int)))
+        sums["attempted"] += 1
+        sums["touched"] += record.touched or record.held
+        sums["shard_bytes"] += done.shard_bytes if done else 0
+        sums["succeeded" if record.outcome == "success" else "failed"] += 1
+        sums["worker_s"] += seconds
+        sums["virtual_s"] += seconds / job.weight
+        if record.outcome != "success":
+            self._failures[job.id, record.subtask, record.eef, record.reason] += 1
+
+    def flush(self) -> None:
+        """Enter what was noted; statements without objects, for this is done a million times."""
+        if self._rows:
+            self._session.connection().execute(insert(Attempt), self._rows)
+        for job, sums in self._sums.values():
+            for name, more in sums.items():
+                setattr(job, name, getattr(job, name) + more)
+        if self._failures:
+            names = ("job_id", "subtask", "eef", "reason", "count")
+            rows = [dict(zip(names, (*where, n), strict=True)) for where, n in sorted(self._failures.items())]
+            add = _INSERT[self._session.get_bind().dialect.name](FailureCount)
+            total = {"count": col(FailureCount.count) + add.excluded["count"]}
+            statement = add.on_conflict_do_update(index_elements=names[:4], set_=total)
+            self._session.connection().execute(statement, cast("list[dict[str, Any]]", rows))
+        self._rows, self._sums, self._failures = [], {}, Counter()
 
 
 def _answers(unit: Unit, answer: Answer) -> bool:
@@ -423,68 +469,6 @@ def _answers(unit: Unit, answer: Answer) -> bool:
     if isinstance(answer, AttemptDone | Drawn | Opened) and answer.job_id != unit.job_id:
         return False
     return not isinstance(answer, AttemptDone) or unit.start <= answer.record.index < unit.stop
-
-
-def _enter(session: Session, job: Job | None, unit: Unit, answer: Answer) -> bool:
-    """Enter one answer; False when the worker has to drop the unit."""
-    if isinstance(answer, AttemptDone) and job is not None:
-        _attempt(session, job, unit, answer)
-    elif isinstance(answer, Drawn) and job is not None:
-        _drawn(session, job, unit, answer)
-    elif isinstance(answer, Opened) and job is not None:
-        return _opened(session, job, answer)
-    elif isinstance(answer, Done):
-        _done(session, unit, answer)
-    elif isinstance(answer, Failed):
-        _failed(session, unit, answer)
-        return False
-    return True
-
-
-def _attempt(session: Session, job: Job, unit: Unit, done: AttemptDone) -> None:
-    record = done.record
-    if session.get(Attempt, (job.id, record.index)) is not None:
-        return
-    _enter_attempt(session, job, record, done)
-    job.virtual_s += done.seconds / job.weight
-    job.worker_s += done.seconds
-    unit.remaining -= 1
-    if unit.remaining <= 0:
-        session.delete(unit)
-
-
-def _enter_attempt(session: Session, job: Job, record: AttemptRecord, done: AttemptDone | None) -> None:
-    session.add(
-        Attempt(
-            job_id=job.id,
-            idx=record.index,
-            outcome=record.outcome,
-            touched=record.touched or record.held,
-            subtask=record.subtask,
-            eef=record.eef,
-            reason=record.reason,
-            steps=record.steps,
-            seconds=done.seconds if done else 0.0,
-            shard_sha256=done.shard_sha256 if done else "",
-            shard_bytes=done.shard_bytes if done else 0,
-            worker=done.worker if done else "",
-            record=dataclasses.asdict(record),
-            committed_at=now(session),
-        )
-    )
-    job.attempted += 1
-    job.touched += record.touched or record.held
-    job.shard_bytes += done.shard_bytes if done else 0
-    if record.outcome == "success":
-        job.succeeded += 1
-        return
-    job.failed += 1
-    where = (job.id, record.subtask, record.eef, record.reason)
-    count = session.get(FailureCount, where)
-    if count is None:
-        count = FailureCount(job_id=job.id, subtask=record.subtask, eef=record.eef, reason=record.reason)
-    count.count += 1
-    session.add(count)
 
 
 def _drawn(session: Session, job: Job, unit: Unit, drawn: Drawn) -> None:
@@ -512,7 +496,7 @@ def _opened(session: Session, job: Job, opened: Opened) -> bool:
         job.executor, job.refused = dict(opened.executor), list(opened.refused)
         jobs.tell(session, job, "job.executor", {"executor": job.executor, "refused": job.refused})
         return True
-    if jobs.spec_of(job).mixed or dict(opened.executor) == job.executor:
+    if dict(opened.executor) == job.executor or jobs.spec_of(job).mixed:
         return True
     differing = sorted(k for k in {*opened.executor, *job.executor} if opened.executor.get(k) != job.executor.get(k))
     jobs.tell(session, job, "worker.unlike", {"differs_in": differing})
@@ -637,8 +621,9 @@ def died(session: Session, work: Work, *, at_index: int | None, how: str, began:
     session.add(strike)
     jobs.tell(session, job, "worker.died", {"attempt": at_index, "strike": strike.count, "how": how})
     if strike.count >= STRIKES and session.get(Attempt, (job.id, at_index)) is None:
-        poison = AttemptRecord(index=at_index, outcome="failure", reason="infra_poison")
-        _enter_attempt(session, job, poison, None)
+        tally = _Tally(session, now(session))
+        tally.add(job, AttemptRecord(index=at_index, outcome="failure", reason="infra_poison"), None)
+        tally.flush()
         unit.remaining -= 1
         if unit.remaining <= 0:
             session.delete(unit)

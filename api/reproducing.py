@@ -44,6 +44,7 @@ _SWITCHES = {
     "paced_bridge": ("--paced-bridge", "--no-paced-bridge"),
     "use_symmetry": ("--symmetry", "--no-symmetry"),
     "paraphrases": ("--paraphrases", "--no-paraphrases"),
+    "early_ending": ("--early-ending", "--no-early-ending"),
 }
 
 

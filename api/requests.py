@@ -73,6 +73,7 @@ class GenerationSettings(Body):
     segmentation: Literal["stored", "predicates", "automatic"] = "stored"
     paraphrases: bool = False
     max_steps: Annotated[int, Field(ge=1, le=100_000)] = 3000
+    early_ending: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> GenerationSettings:
@@ -146,7 +147,10 @@ class JobRequest(Body):
     formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=2)] = ("lerobot",)
     keep_failed: bool = False
     mixed: bool = Field(default=False, description="Let machines of different kinds work on it; see the guide.")
-    backend: Literal["robosuite", "kinematic"] = "robosuite"
+    backend: Literal["robosuite", "robosuite/exact", "kinematic", "mjwarp"] = Field(
+        default="robosuite",
+        description="Simulator. `robosuite/exact` computes robosuite's controls bit for bit, four times as slowly.",
+    )
     name: Text = ""
     metadata: Annotated[
         dict[Annotated[Text, StringConstraints(min_length=1, max_length=64)], Text], Field(max_length=16)

@@ -17,7 +17,7 @@ from factory.statistics import AttemptRecord, source_diversity, start_coverage
 AttemptIndex = Annotated[int, Path(ge=0, le=1_000_000_000)]
 Figure = Literal["course", "failures", "coverage", "sources"]
 
-_MOST = 20_000
+_MOST = 5_000
 """Attempts whose starts and sources are looked at; of more, every second, third, ... one."""
 
 

@@ -168,6 +168,22 @@ class FailureCount(Table, table=True):
     count: int = _big()
 
 
+class CoursePoint(Table, table=True):
+    """How far a job was after so many attempts of its prefix; a few hundred a job, so that its course is never counted.
+
+    Attributes:
+        attempts: of the prefix; `successes` of them succeeded.
+        at: when the last of them was committed; `worker_s` is what they took together.
+    """
+
+    __tablename__ = "course_points"
+    job_id: str = Field(primary_key=True)
+    attempts: int = _big(key=True)
+    successes: int = _big()
+    at: float = 0.0
+    worker_s: float = 0.0
+
+
 class Unit(Table, table=True):
     """A piece of work somebody holds or waits for: a range of attempts, episodes to draw, a file to check, ...
 

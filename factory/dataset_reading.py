@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from factory.dataset_checks import files_of, read_episodes_table, read_json, rea
 from factory.durable import json_bytes, sha256_file
 from factory.episodes import Episode, digest, from_document, lasting
 from factory.errors import DatasetError
-from factory.provenance import JOB_PATH, SOURCES_PATH, read_attempts, read_documents, states_path
+from factory.provenance import JOB_PATH, SOURCES_PATH, StoredAttempts, read_documents, states_path
 from factory.tables import arrays_from
 
 
@@ -66,7 +66,7 @@ def open_dataset(root: Path) -> Dataset:
         cameras=tuple(name.removeprefix(lerobot.video_key("")) for name in videos),
         tasks=_names(root, lerobot.TASKS_PATH, "task"),
         subtasks=_names(root, lerobot.SUBTASKS_PATH, "subtask"),
-        lengths=tuple(row["length"] for row in read_episodes_table(root)),
+        lengths=tuple(read_episodes_table(root).column("length").tolist()),
         job=read_json(root, JOB_PATH),
     )
 
@@ -128,7 +128,6 @@ def dataset_digest(root: Path, *, videos: bool = False) -> str:
     files, and, unless `videos`, the bytes of the videos, which depend on the machine's encoder.
     """
     facts = open_dataset(root)
-    attempts = [{k: v for k, v in asdict(record).items() if k != "executor"} for record in read_attempts(root)]
     head = {
         "fps": facts.fps,
         "robot_type": facts.robot_type,
@@ -136,9 +135,13 @@ def dataset_digest(root: Path, *, videos: bool = False) -> str:
         "tasks": facts.tasks,
         "subtasks": facts.subtasks,
         "job": lasting(facts.job),
-        "attempts": attempts,
     }
-    hasher = hashlib.sha256(json_bytes(head))
+    hasher = hashlib.sha256(b'{"attempts":[')
+    for number, record in enumerate(StoredAttempts(root)):
+        said = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "executor"}
+        hasher.update(b"," * (number > 0) + json_bytes(said))
+    # One JSON value, its keys sorted, though nobody holds it whole.
+    hasher.update(b"]," + json_bytes(head).removeprefix(b"{"))
     for episode in read_episodes(root):
         hasher.update(digest(episode).encode())
     kept = [root / SOURCES_PATH, *sorted((root / "provenance/models").glob("*.xml"))]

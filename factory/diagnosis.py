@@ -33,14 +33,19 @@ _REACH_M = 0.08
 """Farther than this from its target ... Normal tracking lag of OSC at full speed stays below 5 cm."""
 _REACH_STEPS = 15
 """... for this many steps in a row is unreachable."""
-_LOST_FALL_M = 0.3
+LOST_FALL_M = 0.3
 """An object this far below its start fell off its support."""
-_LOST_DISTANCE_M = 2.0
+LOST_DISTANCE_M = 2.0
 """An object this far from the robot's base is gone: no arm here reaches half of it."""
 _STUCK_SHARE = 0.05
 """A hand that was told to close, holds nothing, and closed by less than this share of its travel is stuck."""
 _STUCK_STEPS = 10
 """Control steps the Panda's fingers need for their full travel."""
+
+_AFTER_STEPS = 2
+"""Contact predicates may rise this many steps after a subtask's last one, when the next block has begun."""
+_PROVEN = ("gripper_stuck", "unreachable", "dropped")
+"""Reasons with evidence of their own in the last subtask; the others are what is left when none is found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,31 @@ def diagnose(task: TaskSpec, trace: Trace) -> Failure:
     return _whole(task, trace, "not_achieved", "every subtask ended but the task's success was never true")
 
 
+def decided(task: TaskSpec, trace: Trace, *, closing: bool) -> Failure | None:
+    """Return the failure that `diagnose` would name if the attempt went on, or None while that is open.
+
+    The attempt must be known not to succeed any more; `closing` says whether a hand will be told to close in what is
+    left of the plan. What could still change the name is that the hand stays away from its target, or another object
+    is lost, in the steps that are left.
+    """
+    if not trace.stable or not trace.in_time:
+        return None
+    for eef, chain in task.subtasks.items():
+        for k, subtask in enumerate(chain):
+            rows = np.flatnonzero(trace.subtask[eef] == k)
+            if not len(rows):
+                return None
+            last = k == len(chain) - 1
+            found = _subtask_failure(task, trace, eef, subtask, rows, last=last)
+            over = rows[-1] + _AFTER_STEPS <= len(trace.actions)
+            if found is not None:
+                final = over or found[0] == "object_lost" or (last and (found[0] in _PROVEN or not closing))
+                return Failure(subtask=subtask.name, eef=eef, reason=found[0], detail=found[1]) if final else None
+            if not (over or last):
+                return None
+    return diagnose(task, trace)
+
+
 def _whole(task: TaskSpec, trace: Trace, reason: str, detail: str) -> Failure:
     eef = next(iter(task.subtasks))
     reached = int(trace.subtask[eef][-1]) if len(trace.subtask[eef]) else 0
@@ -124,14 +154,13 @@ def _kept(task: TaskSpec, trace: Trace, subtask: SubtaskSpec, rows: NDArray[np.i
     """Whether the subtask did what it is for: its signal rose, and what it grasped is still held when it ends."""
     if subtask.end_signal is None:
         return False
-    # Contact predicates may rise one step after the last row, when the next block has begun.
-    window = slice(rows[0], min(rows[-1] + 3, len(trace.scene)))
+    window = slice(rows[0], min(rows[-1] + 1 + _AFTER_STEPS, len(trace.scene)))
     if not np.asarray(task.signals[subtask.end_signal](trace.scene), bool)[window].any():
         return False
     if subtask.grasps is None or subtask.grasps not in task.held:
         return True
     held = np.asarray(task.held[subtask.grasps](trace.scene), bool)
-    return bool(held[max(rows[-1] - 2, 0) : rows[-1] + 3].any())
+    return bool(held[max(rows[-1] - 2, 0) : rows[-1] + 1 + _AFTER_STEPS].any())
 
 
 def _lost(
@@ -145,7 +174,7 @@ def _lost(
         here = path[rows[0] : rows[-1] + 2]
         fallen = path[0, 2] - here[:, 2].min()
         away = np.linalg.norm(here - base, axis=-1).max()
-        if fallen > _LOST_FALL_M or away > _LOST_DISTANCE_M:
+        if fallen > LOST_FALL_M or away > LOST_DISTANCE_M:
             return "object_lost", f"{name} fell {max(fallen, 0.0):.2f} m and got {away:.2f} m away from the base"
     del task
     return None
@@ -191,7 +220,7 @@ def _missed(
     del eef
     if subtask.grasps is None or subtask.grasps not in task.held:
         return None
-    held = np.asarray(task.held[subtask.grasps](trace.scene), bool)[rows[0] : rows[-1] + 3]
+    held = np.asarray(task.held[subtask.grasps](trace.scene), bool)[rows[0] : rows[-1] + 1 + _AFTER_STEPS]
     return None if held.any() else ("missed_grasp", f"{subtask.grasps} was never held")
 
 

@@ -241,7 +241,11 @@ def read_shard(shard: Path) -> Episode:
 
     Raises EpisodeError saying which file is missing or damaged.
     """
-    document = read_document(shard)
+    return read_rows(shard, read_document(shard))
+
+
+def read_rows(shard: Path, document: Mapping[str, Any]) -> Episode:
+    """Return the episode of a shard whose document has been read; see `read_shard`."""
     for name, expected in document["files"].items():
         _check_hash(shard / name, expected)
     rows = document["rows"]
@@ -288,9 +292,10 @@ def list_renders(shard: Path) -> list[str]:
     return sorted(path.name.removeprefix("clips-") for path in shard.glob("clips-*") if path.is_dir())
 
 
-def read_clips(shard: Path, render: str) -> tuple[dict[str, Clip], dict[str, Any]]:
-    """Return the clips by camera and the render settings of one rendering, every file checked against its hash.
+def read_clips(shard: Path, render: str, *, check: bool = True) -> tuple[dict[str, Clip], dict[str, Any]]:
+    """Return the clips by camera and the render settings of one rendering.
 
+    Each file is checked against its hash unless `check` is off, for those who only want to know what there is.
     Raises EpisodeError when the rendering does not exist, or naming the file that is missing or damaged.
     """
     folder = shard / f"clips-{render}"
@@ -299,7 +304,8 @@ def read_clips(shard: Path, render: str) -> tuple[dict[str, Clip], dict[str, Any
     document = _read_sealed(folder / CLIPS_FILE)
     clips: dict[str, Clip] = {}
     for camera, entry in document["cameras"].items():
-        _check_hash(folder / entry["file"], entry["sha256"])
+        if check:
+            _check_hash(folder / entry["file"], entry["sha256"])
         clips[camera] = Clip(
             path=folder / entry["file"],
             histogram=np.array(entry["histogram"], np.int64),

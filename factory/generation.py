@@ -6,24 +6,17 @@ block has ended, with the scene as it is then.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory import poses
-from factory.retargeting import (
-    Source,
-    SourceUse,
-    carried_block,
-    effective_subtask,
-    jittered_bounds,
-    noise_std,
-    select_source,
-)
+from factory.retargeting import SourceUse, carried_block, noise_std
 from factory.scene import SceneState
+from factory.selection import SourceSet, jittered_bounds, select_source
 from factory.sim import Block, Commands, Hold
 from factory.specs import GenerationSpec, TaskSpec
 from factory.streams import Streams
@@ -40,16 +33,22 @@ class Move:
         phase: "settle" is not part of the episode; "work" follows sources; "hold" waits to see success last.
         subtask: per end effector, the index of the subtask these steps belong to.
         sources: every piece of a demo used so far.
+        ahead: per end effector, all that is left of its present subtask, these steps included; none when it has
+            finished, settles or holds.
     """
 
     commands: Commands
     phase: Literal["settle", "work", "hold"]
     subtask: dict[str, int]
     sources: tuple[SourceUse, ...]
+    ahead: Mapping[str, Block] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.commands.values())))
 
 
 def attempt(
-    task: TaskSpec, sources: Sequence[Source], spec: GenerationSpec, streams: Streams
+    task: TaskSpec, sources: SourceSet, spec: GenerationSpec, streams: Streams
 ) -> Generator[Move, SceneState, None]:
     """Yield the moves of one attempt; send back the scene after each, leading axis of any length, newest last.
 
@@ -72,14 +71,18 @@ def attempt(
     while True:
         for arm in arms.values():
             arm.refill(scene, step)
-        busy = [arm for arm in arms.values() if arm.pending is not None]
-        if not busy:
+        ahead = {eef: arm.pending for eef, arm in arms.items() if arm.pending is not None}
+        if not ahead:
             break
-        length = min(len(arm.pending) for arm in busy if arm.pending is not None)
+        length = min(len(block) for block in ahead.values())
         commands = {eef: arm.take(length) for eef, arm in arms.items()}
         used = tuple(use for arm in arms.values() for use in arm.used)
         scene = yield Move(
-            commands=commands, phase="work", subtask={eef: arm.subtask for eef, arm in arms.items()}, sources=used
+            commands=commands,
+            phase="work",
+            subtask={eef: arm.subtask for eef, arm in arms.items()},
+            sources=used,
+            ahead=ahead,
         )
         step += length
     yield Move(
@@ -93,11 +96,9 @@ def attempt(
 class _Arm:
     """One arm's progress through its chain within one attempt."""
 
-    def __init__(
-        self, task: TaskSpec, eef: str, sources: Sequence[Source], spec: GenerationSpec, streams: Streams
-    ) -> None:
+    def __init__(self, task: TaskSpec, eef: str, sources: SourceSet, spec: GenerationSpec, streams: Streams) -> None:
         self._task, self._eef, self._sources, self._spec, self._streams = task, eef, sources, spec, streams
-        self._bounds = jittered_bounds(task, eef, sources, spec, streams.selection)
+        self._bounds = jittered_bounds(sources, eef, streams.selection)
         self._chosen: int | None = None
         self._T_last_target: Array | None = None
         self.pending: Block | None = None
@@ -122,7 +123,7 @@ class _Arm:
 
     def _begin(self, scene: SceneState, step: int) -> Block:
         eef, spec = self._eef, self._spec
-        subtask = effective_subtask(self._task.subtasks[eef][self.subtask], spec)
+        subtask = self._sources.chains[eef][self.subtask]
         T_world_eef = scene.T_world_eef[eef][-1]
         # The object's pose is read once, when the subtask begins, and trusted until it ends.
         T_world_object = scene.T_world_object[subtask.object_ref][-1] if subtask.object_ref else None
@@ -131,8 +132,7 @@ class _Arm:
                 self._sources,
                 self._bounds[:, self.subtask, 0],
                 eef=eef,
-                object_ref=subtask.object_ref,
-                selection=subtask.selection,
+                subtask=self.subtask,
                 T_world_object=T_world_object,
                 T_world_eef=T_world_eef,
                 yaw_symmetry=self._symmetry(subtask.object_ref),

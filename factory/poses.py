@@ -5,9 +5,14 @@ Conventions: a quaternion names its order (``wxyz`` or ``xyzw``) and is returned
 axis-angle is the rotation vector in radians; rot6d is the first two *rows* of the rotation matrix, flattened
 (Zhou et al. 2019, "On the Continuity of Rotation Representations in Neural Networks", with rows instead of columns,
 as Isaac-GR00T reads it).
+
+A few poses take a path of their own where it matters: numpy spends microseconds on each call whatever the size, Python
+floats do not. Both paths do the same additions and products in the same order, so they agree in every bit.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +22,8 @@ Array = NDArray[np.float64]
 
 _NEAR_ZERO = 1e-9
 """Below this sine of the angle (rad) the axis is read from the matrix itself instead of its antisymmetric part."""
+_FEW = 16
+"""Up to so many matrices are converted one by one: about where the two paths take equally long."""
 
 
 def pose(rotation: ArrayLike, position: ArrayLike) -> Float[Array, "*batch 4 4"]:
@@ -39,6 +46,8 @@ def inverse(T: Float[Array, "*batch 4 4"]) -> Float[Array, "*batch 4 4"]:
 def matrix_from_axis_angle(rotvec: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
     """Return the rotation matrix of a rotation vector in radians (Rodrigues' formula)."""
     v = np.asarray(rotvec, float)
+    if v.ndim == 1:
+        return _matrix_of_one_rotvec(*v.tolist())
     angle2 = np.sum(v * v, axis=-1)
     angle = np.sqrt(angle2)
     small = angle < 1e-4
@@ -54,6 +63,8 @@ def matrix_from_axis_angle(rotvec: Float[Array, "*batch 3"]) -> Float[Array, "*b
 
 def axis_angle_from_matrix(R: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3"]:
     """Return the rotation vector in radians, its length in [0, pi]; stable near 0 and near pi."""
+    if R.size <= 9 * _FEW:
+        return np.array([_rotvec_of_one(one) for one in R.reshape(-1, 3, 3).tolist()]).reshape(*R.shape[:-2], 3)
     q = quat_wxyz_from_matrix(R)
     w, v = q[..., 0], q[..., 1:]
     sine = np.linalg.norm(v, axis=-1)
@@ -64,6 +75,8 @@ def axis_angle_from_matrix(R: Float[Array, "*batch 3 3"]) -> Float[Array, "*batc
 
 def quat_wxyz_from_matrix(R: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 4"]:
     """Return unit quaternions with ``w >= 0``, by the largest of the four candidates (Shepperd 1978)."""
+    if R.size <= 9 * _FEW:
+        return np.array([_quat_of_one(one) for one in R.reshape(-1, 3, 3).tolist()]).reshape(*R.shape[:-2], 4)
     m00, m11, m22 = R[..., 0, 0], R[..., 1, 1], R[..., 2, 2]
     # Each row of `four` is 4 * q_k * q for one choice of the dominant component k.
     four = np.empty((*R.shape[:-2], 4, 4))
@@ -86,6 +99,8 @@ def quat_wxyz_from_matrix(R: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch
 def matrix_from_quat_wxyz(quat_wxyz: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
     """Return the rotation matrix of a quaternion of any non-zero length."""
     q = np.asarray(quat_wxyz, float)
+    if q.ndim == 1:
+        return _matrix_of_one_quat(*q.tolist())
     q = q / np.linalg.norm(q, axis=-1, keepdims=True)
     w, x, y, z = q[..., 0], q[..., 1], q[..., 2], q[..., 3]
     R = np.empty((*q.shape[:-1], 3, 3))
@@ -145,6 +160,9 @@ def pose_from_xyz_quat_wxyz(xyz_quat: Float[Array, "*batch 7"]) -> Float[Array, 
 def angle_between(R_a: Float[Array, "*batch 3 3"], R_b: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch"]:
     """Return the angle in radians, in [0, pi], of the rotation that takes one to the other."""
     relative: Array = np.swapaxes(R_a, -1, -2) @ R_b
+    if relative.size <= 9 * _FEW:
+        few = [_length(_rotvec_of_one(one)) for one in relative.reshape(-1, 3, 3).tolist()]
+        return np.array(few).reshape(relative.shape[:-2])
     return np.asarray(np.linalg.norm(axis_angle_from_matrix(relative), axis=-1))
 
 
@@ -169,3 +187,61 @@ def interpolate(
     R = T_start[:3, :3] @ matrix_from_axis_angle(s[:, None] * rotvec)
     p = T_start[:3, 3] + s[:, None] * (T_end[:3, 3] - T_start[:3, 3])
     return pose(R, p)
+
+
+# --- one at a time: the formulas above in Python floats, in the same order -------------------------------------------
+
+
+def _length(values: tuple[float, ...]) -> float:
+    total = 0.0
+    for value in values:
+        total += value * value
+    return math.sqrt(total)
+
+
+def _quat_of_one(R: list[list[float]]) -> tuple[float, float, float, float]:
+    (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = R
+    four = (1.0 + m00 + m11 + m22, 1.0 + m00 - m11 - m22, 1.0 - m00 + m11 - m22, 1.0 - m00 - m11 + m22)
+    best = four.index(max(four))
+    if best == 0:
+        q = (four[0], m21 - m12, m02 - m20, m10 - m01)
+    elif best == 1:
+        q = (m21 - m12, four[1], m01 + m10, m02 + m20)
+    elif best == 2:
+        q = (m02 - m20, m01 + m10, four[2], m12 + m21)
+    else:
+        q = (m10 - m01, m02 + m20, m12 + m21, four[3])
+    norm = _length(q)
+    w, x, y, z = q[0] / norm, q[1] / norm, q[2] / norm, q[3] / norm
+    return (-w, -x, -y, -z) if w < 0.0 else (w, x, y, z)
+
+
+def _rotvec_of_one(R: list[list[float]]) -> tuple[float, float, float]:
+    w, x, y, z = _quat_of_one(R)
+    sine = _length((x, y, z))
+    # numpy's own arctangent, sine and cosine: their vector forms may differ from the C library's in the last bit.
+    scale = 2.0 if sine < _NEAR_ZERO else 2.0 * float(np.arctan2(sine, w)) / sine
+    return x * scale, y * scale, z * scale
+
+
+def _matrix_of_one_rotvec(x: float, y: float, z: float) -> Array:
+    angle2 = x * x + y * y + z * z
+    angle = math.sqrt(angle2)
+    if angle < 1e-4:
+        a, b = 1.0 - angle2 / 6.0, 0.5 - angle2 / 24.0
+    else:
+        a, b = float(np.sin(angle)) / angle, (1.0 - float(np.cos(angle))) / (angle * angle)
+    K = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + a * K + b * (K @ K)
+
+
+def _matrix_of_one_quat(w: float, x: float, y: float, z: float) -> Array:
+    norm = _length((w, x, y, z))
+    w, x, y, z = w / norm, x / norm, y / norm, z / norm
+    return np.array(
+        [
+            [1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)],
+            [2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x)],
+            [2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)],
+        ]
+    )

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,9 @@ _ATTEMPTS_SCHEMA = pa.schema(
     + [(name, pa.string()) for name in ("subtask", "eef", "reason", "sources", "start_poses")]
     + [("steps", pa.int64()), ("executor", pa.string())]
 )
+
+_ATTEMPTS_AT_ONCE = 10_000
+"""Rows of attempts held together, and a row group of their file; ten megabytes or so."""
 
 
 def states_path(number: int) -> str:
@@ -64,37 +66,77 @@ def write_job(root: Path, job: Mapping[str, Any]) -> None:
         raise DatasetError(f"the job is not JSON: {error}") from error
 
 
-def write_attempts(root: Path, attempts: Sequence[AttemptRecord]) -> None:
-    """Write one row per attempt, by index; `sources` and `start_poses` are JSON text."""
-    rows = [asdict(attempt) for attempt in sorted(attempts, key=lambda a: a.index)]
-    for row in rows:
-        row["sources"] = json_bytes(row["sources"]).decode()
-        row["start_poses"] = json_bytes(row["start_poses"]).decode()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_ATTEMPTS_SCHEMA), make_parent(root / ATTEMPTS_PATH))
+def write_attempts(root: Path, attempts: Iterable[AttemptRecord]) -> None:
+    """Write one row per attempt; `sources` and `start_poses` are JSON text.
+
+    Raises DatasetError when they do not come by index: nobody can sort what is not held.
+    """
+    last = -1
+    with pq.ParquetWriter(make_parent(root / ATTEMPTS_PATH), _ATTEMPTS_SCHEMA) as writer:
+        rows: list[dict[str, Any]] = []
+        for attempt in attempts:
+            if attempt.index <= last:
+                raise DatasetError(f"attempt {attempt.index} comes after {last}; attempts are written by index")
+            last = attempt.index
+            rows.append(_row_of(attempt))
+            if len(rows) == _ATTEMPTS_AT_ONCE:
+                writer.write_table(pa.Table.from_pylist(rows, schema=_ATTEMPTS_SCHEMA))
+                rows.clear()
+        if rows or last < 0:
+            writer.write_table(pa.Table.from_pylist(rows, schema=_ATTEMPTS_SCHEMA))
+
+
+def _row_of(attempt: AttemptRecord) -> dict[str, Any]:
+    row = {name: getattr(attempt, name) for name in _ATTEMPTS_SCHEMA.names}
+    row["sources"] = json_bytes(attempt.sources).decode()
+    row["start_poses"] = json_bytes(attempt.start_poses).decode()
+    return row
 
 
 def read_attempts(root: Path) -> list[AttemptRecord]:
     """Return the attempts that `write_attempts` wrote, by index."""
-    records: list[AttemptRecord] = []
-    for row in pq.read_table(root / ATTEMPTS_PATH).to_pylist():
-        fields: dict[str, Any] = dict(row)
-        fields["sources"] = tuple(json.loads(row["sources"]))
-        fields["start_poses"] = {name: tuple(pose) for name, pose in json.loads(row["start_poses"]).items()}
-        records.append(AttemptRecord(**fields))
-    return records
+    return list(StoredAttempts(root))
 
 
-def write_documents(root: Path, episodes: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
-    """Write the shard document and the render settings of every episode, in the dataset's order, one line each."""
-    with make_parent(root / DOCUMENTS_PATH).open("wb") as lines:
-        for index, (document, render) in enumerate(episodes):
-            kept = {name: value for name, value in document.items() if name not in ("digest", "files")}
-            head = {"episode_index": index, "attempt_index": document["index"], "digest": document["digest"]}
-            lines.write(json_bytes({**head, "render": render, "document": kept}) + b"\n")
+class StoredAttempts(Collection[AttemptRecord]):
+    """The attempts of a dataset, read anew, a few thousand at a time, whenever they are gone through."""
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / ATTEMPTS_PATH
+
+    def __len__(self) -> int:
+        return pq.read_metadata(self._path).num_rows
+
+    def __iter__(self) -> Iterator[AttemptRecord]:
+        return self.every(1)
+
+    def __contains__(self, item: object) -> bool:
+        return any(record == item for record in self)
+
+    def every(self, step: int) -> Iterator[AttemptRecord]:
+        """Yield each `step`-th attempt, from the first; what is left out costs next to nothing."""
+        with pq.ParquetFile(self._path) as file:
+            at = 0
+            for batch in file.iter_batches(_ATTEMPTS_AT_ONCE):
+                chosen = range(-at % step, batch.num_rows, step)
+                at += batch.num_rows
+                for row in batch.to_pylist() if step == 1 else batch.take(pa.array(chosen, pa.int64())).to_pylist():
+                    fields: dict[str, Any] = dict(row)
+                    fields["sources"] = tuple(json.loads(row["sources"]))
+                    poses = json.loads(row["start_poses"])
+                    fields["start_poses"] = {name: tuple(pose) for name, pose in poses.items()}
+                    yield AttemptRecord(**fields)
+
+
+def document_line(episode_index: int, document: Mapping[str, Any], render: Mapping[str, Any]) -> bytes:
+    """Return the line of `DOCUMENTS_PATH` of one episode: its shard's document and the settings it was drawn with."""
+    kept = {name: value for name, value in document.items() if name not in ("digest", "files")}
+    head = {"episode_index": episode_index, "attempt_index": document["index"], "digest": document["digest"]}
+    return json_bytes({**head, "render": render, "document": kept}) + b"\n"
 
 
 def read_documents(root: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines that `write_documents` wrote, in order."""
+    """Yield the lines that `document_line` made, in order."""
     with (root / DOCUMENTS_PATH).open("rb") as lines:
         for line in lines:
             yield json.loads(line)

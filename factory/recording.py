@@ -108,13 +108,16 @@ def _instruction(task: TaskSpec, spec: GenerationSpec, index: int) -> str:
 def _provenance(
     result: AttemptResult, task: TaskSpec, spec: GenerationSpec, executor: Mapping[str, str]
 ) -> dict[str, Any]:
+    generation = dataclasses.asdict(spec)
+    # When a failure is noticed leaves no trace in a success, so both settings make the same bytes.
+    del generation["early_ending"]
     facts = {
         "attempt": result.index,
         "held": result.held,
         "touched": result.touched,
         "failure": None if result.failure is None else dataclasses.asdict(result.failure),
         "hold_steps": result.hold_steps,
-        "generation": dataclasses.asdict(spec),
+        "generation": generation,
         "robot": task.robot.name,
         "sources": [dataclasses.asdict(use) for use in result.sources],
         "placements": {k: poses.xyz_quat_wxyz_from_pose(v).tolist() for k, v in result.placements.items()},

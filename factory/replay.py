@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory import diagnosis
 from factory.diagnosis import Failure
+from factory.ending import CHECK_STEPS, Outlook, outlook, watched
 from factory.errors import BackendError
 from factory.generation import Move, attempt
 from factory.placements import sample_placements
 from factory.retargeting import Source, SourceUse
 from factory.scene import SceneState, concatenate, take
-from factory.sim import Block, BlockResult, SimBackend, Snapshot
+from factory.selection import SourceSet, source_set
+from factory.sim import Block, BlockResult, Commands, SimBackend, Snapshot
 from factory.specs import GenerationSpec, TaskSpec
 from factory.streams import Streams, spawn_streams
 
@@ -41,6 +43,8 @@ class AttemptResult:
         T_world_eef_target: end effector -> ``(T, 4, 4)``: what the plan wanted, before noise and clipping.
         subtask: end effector -> ``(T,)`` int64 index in its chain.
         hold_steps: how many of the last steps were the final hold.
+        steps_saved: control steps of the present subtask and the final hold that were not run because success had
+            become impossible; 0 for an attempt that ran to its end.
     """
 
     index: int
@@ -57,6 +61,7 @@ class AttemptResult:
     T_world_eef_target: Mapping[str, Array]
     subtask: Mapping[str, NDArray[np.int64]]
     hold_steps: int
+    steps_saved: int = 0
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -70,14 +75,15 @@ def run_attempts(
     With one environment results come in the order of the indices; with more, in the order they finish.
     """
     queue = iter(indices)
+    stacked = source_set(task, sources, spec)
     running: dict[int, _Running] = {}
     while True:
         for env in range(backend.num_envs):
             if env not in running and (index := next(queue, None)) is not None:
-                running[env] = _Running(backend, env, task, sources, spec, index)
+                running[env] = _Running(backend, env, task, stacked, spec, index)
         if not running:
             return
-        results = backend.advance({env: attempt.move.commands for env, attempt in running.items()})
+        results = backend.advance({env: attempt.commands for env, attempt in running.items()})
         for env, result in results.items():
             if not running[env].take(result):
                 yield running.pop(env).finish()
@@ -91,7 +97,7 @@ class _Running:
         backend: SimBackend,
         env: int,
         task: TaskSpec,
-        sources: Sequence[Source],
+        sources: SourceSet,
         spec: GenerationSpec,
         index: int,
     ) -> None:
@@ -101,19 +107,22 @@ class _Running:
         self._placements = sample_placements(reset, streams.scene)
         self._scene = backend.reset(env, self._placements, streams.scene, joint_noise_rad=reset.joint_noise_rad)
         self._generator: Generator[Move, SceneState, None] = attempt(task, sources, spec, streams)
-        self.move: Move = next(self._generator)
         self._start: Snapshot | None = None
         self._start_state: Mapping[str, Array] = {}
         self._results: list[BlockResult] = []
         self._moves: list[Move] = []
         self._stable = self._in_time = True
+        self._hopeless: Failure | None = None
+        self._saved = 0
+        self._outlook: Outlook = "good"
+        self._begin(next(self._generator))
 
     def take(self, result: BlockResult) -> bool:
-        """Record a block and ask for the next move; returns False when the attempt is over."""
+        """Record what was run and decide what comes next; returns False when the attempt is over."""
         self._stable = result.stable
-        if self.move.phase != "settle":
+        if self._move.phase != "settle":
             self._results.append(result)
-            self._moves.append(self.move)
+            self._moves.append(replace(self._move, commands=self.commands))
         elif result.stable:
             self._scene = take(result.scene, -1)
         if self._start is None:
@@ -121,41 +130,70 @@ class _Running:
             self._start_state = self._backend.sim_state(self._env)
         if not result.stable:
             return False
+        self._done += len(result.actions)
+        if self._spec.early_ending and self._move.phase == "work" and self._can_end(result.scene):
+            return False
+        if self._done < len(self._move):
+            self._cut()
+            return True
         try:
-            self.move = self._generator.send(result.scene)
+            move = self._generator.send(result.scene)
         except StopIteration:
             return False
-        steps = sum(len(r.actions) for r in self._results) + len(next(iter(self.move.commands.values())))
-        self._in_time = steps <= self._spec.max_steps
+        self._in_time = sum(len(r.actions) for r in self._results) + len(move) <= self._spec.max_steps
+        if self._in_time:
+            self._begin(move, result.scene)
         return self._in_time
+
+    def _begin(self, move: Move, scene: SceneState | None = None) -> None:
+        self._move, self._done = move, 0
+        # Only where an object could be left behind is a look worth a pause; whether one is made changes no result.
+        self._watched = self._spec.early_ending and move.phase == "work" and watched(self._task, move.subtask)
+        if self._watched and scene is not None:
+            self._outlook = outlook(self._task, self._scene, scene, move.subtask, move.ahead)
+        self._cut()
+
+    def _cut(self) -> None:
+        """Take the next part of the present move."""
+        stop = len(self._move)
+        if self._watched:
+            stop = min(stop, self._done + CHECK_STEPS[self._outlook])
+        whole = self._done == 0 and stop == len(self._move)
+        self.commands: Commands = (
+            self._move.commands
+            if whole
+            else {eef: command.part(self._done, stop) for eef, command in self._move.commands.items()}
+        )
+
+    def _can_end(self, recent: SceneState) -> bool:
+        """Whether success has become impossible and the failure has its final name."""
+        ahead = {e: b.part(self._done, len(b)) for e, b in self._move.ahead.items() if self._done < len(b)}
+        self._outlook = outlook(self._task, self._scene, recent, self._move.subtask, ahead)
+        if self._outlook != "hopeless":
+            return False
+        hands = self._task.robot.eefs
+        closing = any((b.gripper[:, 0] * hands[eef].gripper_closed > 0).any() for eef, b in ahead.items())
+        self._hopeless = diagnosis.decided(self._task, self._trace(), closing=closing)
+        self._saved = max((len(b) for b in ahead.values()), default=0) + max(self._task.success_hold_steps, 1)
+        return self._hopeless is not None
 
     def finish(self) -> AttemptResult:
         """Judge the attempt."""
         if self._start is None:
             raise BackendError(f"attempt {self._index} was finished before its first move was run")
-        scene = concatenate([self._scene, *(r.scene for r in self._results)])
-        ok = np.asarray(self._task.success(scene), bool)[1:]
-        hold = len(self._results[-1].actions) if self._moves and self._moves[-1].phase == "hold" else 0
-        held = bool(self._stable and self._in_time and hold and ok[-hold:].all())
-        trace = diagnosis.Trace(
-            scene=scene,
-            actions=self._stack([r.actions for r in self._results], (self._task.robot.action_dim,), np.float32),
-            T_world_eef_target=self._targets(),
-            subtask=self._subtasks(),
-            success=ok,
-            hold_steps=hold,
-            stable=self._stable,
-            in_time=self._in_time,
-        )
+        trace = self._trace()
+        hold = trace.hold_steps
+        held = bool(self._stable and self._in_time and hold and trace.success[-hold:].all())
+        failure = None if held else self._hopeless or diagnosis.diagnose(self._task, trace)
         return AttemptResult(
             index=self._index,
             held=held,
-            touched=bool(ok.any()),
-            failure=None if held else diagnosis.diagnose(self._task, trace),
+            touched=bool(trace.success.any()),
+            failure=failure,
             sources=self._moves[-1].sources if self._moves else (),
             placements=self._placements,
             start=self._start,
-            scene=scene,
+            scene=trace.scene,
             sim_states={
                 name: np.concatenate([value[None], *(r.sim_states[name] for r in self._results)])
                 for name, value in self._start_state.items()
@@ -168,6 +206,21 @@ class _Running:
             T_world_eef_target=trace.T_world_eef_target,
             subtask=trace.subtask,
             hold_steps=hold,
+            steps_saved=self._saved if self._hopeless else 0,
+        )
+
+    def _trace(self) -> diagnosis.Trace:
+        """Return all that has happened so far, as the diagnosis wants it."""
+        scene = concatenate([self._scene, *(r.scene for r in self._results)])
+        return diagnosis.Trace(
+            scene=scene,
+            actions=self._stack([r.actions for r in self._results], (self._task.robot.action_dim,), np.float32),
+            T_world_eef_target=self._targets(),
+            subtask=self._subtasks(),
+            success=np.asarray(self._task.success(scene), bool)[1:],
+            hold_steps=len(self._results[-1].actions) if self._moves and self._moves[-1].phase == "hold" else 0,
+            stable=self._stable,
+            in_time=self._in_time,
         )
 
     def _targets(self) -> dict[str, Array]:
@@ -192,4 +245,4 @@ class _Running:
 
     @staticmethod
     def _stack(parts: list, shape: tuple[int, ...], dtype: type = np.float64) -> NDArray:
-        return np.concatenate(parts).astype(dtype) if parts else np.empty((0, *shape), dtype)
+        return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty((0, *shape), dtype)

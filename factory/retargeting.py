@@ -1,4 +1,4 @@
-"""Choose a source segment, carry it to where its object is now, bridge to it.
+"""Carry a source segment to where its object is now, and bridge to it.
 
 Follows MimicGen (Mandlekar et al. 2023, arXiv 2310.17596, section 4): a segment keeps the hand's pose relative to its
 reference object; a straight bridge leads to its first pose. Poses and gripper commands have equal length by
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from factory.demos import AnnotatedDemo
 from factory.errors import DemoError
 from factory.segmentation import Segment
 from factory.sim import Block
-from factory.specs import EefSpec, GenerationSpec, Selection, SubtaskSpec, TaskSpec
+from factory.specs import EefSpec, GenerationSpec, SubtaskSpec, TaskSpec
 
 Array = NDArray[np.float64]
 
@@ -134,80 +135,27 @@ def check_sources(task: TaskSpec, sources: Sequence[Source], spec: GenerationSpe
                 moved_before = max(high, 0)
 
 
-def jittered_bounds(
-    task: TaskSpec, eef: str, sources: Sequence[Source], spec: GenerationSpec, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw every demo's subtask boundaries for one attempt, ``(demos, subtasks, 2)``: start and exclusive stop.
-
-    A boundary moves by a uniform integer from its subtask's range, both ends included; the next segment starts there.
-    """
-    chain = [effective_subtask(s, spec) for s in task.subtasks[eef]]
-    stops = np.array([[segment.stop for segment in source.segments[eef]] for source in sources], np.int64)
-    for k, subtask in enumerate(chain):
-        low, high = subtask.end_jitter_steps
-        stops[:, k] += rng.integers(low, high, size=len(sources), endpoint=True)
-    starts = np.concatenate([np.zeros((len(sources), 1), np.int64), stops[:, :-1]], axis=1)
-    return np.stack([starts, stops], axis=-1)
-
-
-def select_source(
-    sources: Sequence[Source],
-    starts: NDArray[np.int64],
-    *,
-    eef: str,
-    object_ref: str | None,
-    selection: Selection,
-    T_world_object: Array | None,
-    T_world_eef: Array,
-    yaw_symmetry: int = 1,
-    rng: np.random.Generator,
-) -> int:
-    """Return the index of the demo whose segment will be carried.
-
-    Args:
-        sources: the demos.
-        starts: ``(demos,)`` first row of each demo's segment.
-        eef: end effector.
-        object_ref: the segment's reference object; None when it has none.
-        selection: how to choose.
-        T_world_object: ``(4, 4)`` pose of the reference object now.
-        T_world_eef: ``(4, 4)`` pose of the hand now.
-        yaw_symmetry: of the reference object, see `specs.ObjectSpec`; 1 to ignore it.
-        rng: the attempt's selection stream.
-    """
-    if selection.strategy == "random":
-        return int(rng.integers(len(sources)))
-    T_hand = np.stack([s.demo.T_world_eef[eef][i] for s, i in zip(sources, starts, strict=True)])
-    if object_ref is None or T_world_object is None:
-        here, there = T_world_eef, T_hand
-    else:
-        rows = [max(int(i), s.settled) for s, i in zip(sources, starts, strict=True)]
-        T_object = np.stack([s.demo.T_world_object[object_ref][i] for s, i in zip(sources, rows, strict=True)])
-        T_world_object = np.stack([turned(T_world_object, yaw_symmetry, T) for T in T_object])
-        if selection.strategy == "nearest_object":
-            here, there = T_world_object, T_object
-        else:
-            here, there = T_world_eef, T_world_object @ poses.inverse(T_object) @ T_hand
-    here = np.broadcast_to(here, there.shape)
-    shift = np.linalg.norm(there[:, :3, 3] - here[:, :3, 3], axis=-1)
-    turn = poses.angle_between(there[:, :3, :3], here[:, :3, :3])
-    cost = selection.position_weight * shift + selection.rotation_weight * turn
-    nearest = np.argsort(cost, kind="stable")[: selection.top_k]
-    return int(nearest[rng.integers(len(nearest))])
-
-
 def turned(T: Array, yaw_symmetry: int, T_like: Array) -> Array:
     """Return ``T`` turned about its own z axis by the multiple of a full turn over `yaw_symmetry` nearest to `T_like`.
 
-    A source carried through the smallest equivalent turn stays close to motions that were possible for the robot.
+    A source carried through the smallest equivalent turn stays close to motions that were possible for the robot. With
+    a batch ``(n, 4, 4)`` of `T_like` the answer is one too.
     """
     if yaw_symmetry <= 1:
-        return T
-    options = poses.yaw_matrix(2.0 * np.pi * np.arange(yaw_symmetry) / yaw_symmetry)
-    rotations = T[:3, :3] @ options
-    angles = poses.angle_between(rotations, np.broadcast_to(T_like[:3, :3], rotations.shape))
+        return T if T_like.ndim == 2 else np.broadcast_to(T, T_like.shape)
+    rotations = T[:3, :3] @ turns(yaw_symmetry)
+    likes = T_like[..., None, :3, :3]
+    angles = poses.angle_between(*np.broadcast_arrays(rotations, likes))
     # Rounding makes the first of equally near options win on every machine.
-    return poses.pose(rotations[int(np.argmin(np.round(angles, 9)))], T[:3, 3])
+    return poses.pose(rotations[np.argmin(np.round(angles, 9), axis=-1)], T[:3, 3])
+
+
+@cache
+def turns(yaw_symmetry: int) -> Array:
+    """Return the rotations ``(yaw_symmetry, 3, 3)`` about z after which such an object looks the same."""
+    rotations = poses.yaw_matrix(2.0 * np.pi * np.arange(yaw_symmetry) / yaw_symmetry)
+    rotations.flags.writeable = False
+    return rotations
 
 
 def carry(T_world_source: Array, T_world_object_source: Array, T_world_object: Array) -> Array:

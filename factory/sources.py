@@ -10,6 +10,7 @@ from factory.demos import Demo
 from factory.errors import DemoError
 from factory.retargeting import Source, check_sources, settled_row
 from factory.segmentation import cut_at, split
+from factory.selection import SourceSet, source_set
 from factory.sim import SimBackend
 from factory.specs import GenerationSpec, TaskSpec
 
@@ -19,11 +20,11 @@ class Preparation:
     """What became of a set of demos.
 
     Attributes:
-        sources: the demos that can be carried.
+        sources: the demos that can be carried, stacked for the job's settings.
         refused: one sentence for every demo that cannot.
     """
 
-    sources: tuple[Source, ...]
+    sources: SourceSet
     refused: tuple[str, ...]
 
 
@@ -73,4 +74,4 @@ def prepare_sources(
         sources.append(source)
     if not sources:
         raise DemoError(refused[0] if refused else f"task {task.name!r}: no demonstrations were given")
-    return Preparation(sources=tuple(sources), refused=tuple(refused))
+    return Preparation(sources=source_set(task, sources, spec), refused=tuple(refused))

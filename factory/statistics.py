@@ -2,16 +2,17 @@
 
 Two kinds of statistics of features, both exact, neither sampled:
 
-- numbers (state, action, ...): one pass over all rows at once; quantiles are of all rows. Quantiles of parts cannot be
-  merged into the quantile of the whole, so nothing here tries;
+- numbers (state, action, ...): quantiles are of all rows. Quantiles of parts cannot be merged into the quantile of the
+  whole, so nothing here tries: a few rows are looked at all at once, many in several passes over blocks of them;
 - pictures: 256-bin histograms per channel, which the encoder counts; they merge by addition and lose nothing.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ Z95 = 1.959963984540054
 
 _BLOCK = 1 << 22
 """Numbers looked at together by `feature_statistics`: 32 MB in float64."""
+_DIGIT_BITS = 12
+"""Bits of a number that one pass of `streamed_statistics` settles: three passes for float32, and small counters."""
 
 Statistics = dict[str, NDArray[Any]]
 
@@ -97,7 +100,7 @@ class FailureRow:
     count: int
 
 
-def failure_table(attempts: Sequence[AttemptRecord]) -> list[FailureRow]:
+def failure_table(attempts: Iterable[AttemptRecord]) -> list[FailureRow]:
     """Return failures by subtask, arm and reason, most frequent first; the counts add up to the failures."""
     counts = Counter((a.subtask, a.eef, a.reason) for a in attempts if a.outcome == "failure")
     rows = [FailureRow(subtask=s, eef=e, reason=r, count=n) for (s, e, r), n in counts.items()]
@@ -127,13 +130,18 @@ class Coverage:
         return float((self.succeeded[asked] > 0).mean()) if asked.any() else 0.0
 
 
-def start_coverage(attempts: Sequence[AttemptRecord], *, bins: int = 8) -> dict[str, Coverage]:
+def start_coverage(attempts: Iterable[AttemptRecord], *, bins: int = 8) -> dict[str, Coverage]:
     """Return the coverage of start positions of every object, over a grid that spans its requested positions."""
+    positions: dict[str, array[float]] = {}
+    outcomes: dict[str, bytearray] = {}
+    for attempt in attempts:
+        for name, pose in attempt.start_poses.items():
+            positions.setdefault(name, array("d")).extend(pose[:2])
+            outcomes.setdefault(name, bytearray()).append(attempt.outcome == "success")
     result: dict[str, Coverage] = {}
-    for name in sorted({name for attempt in attempts for name in attempt.start_poses}):
-        chosen = [a for a in attempts if name in a.start_poses]
-        xy = np.array([a.start_poses[name][:2] for a in chosen], np.float64)
-        good = np.array([a.outcome == "success" for a in chosen], bool)
+    for name in sorted(positions):
+        xy = np.frombuffer(positions[name]).reshape(-1, 2)
+        good = np.frombuffer(outcomes[name], bool)
         requested, (x_edges, y_edges) = np.histogramdd(xy, bins=bins)
         succeeded, _ = np.histogramdd(xy[good], bins=(x_edges, y_edges))
         result[name] = Coverage(
@@ -160,7 +168,7 @@ class Diversity:
     effective: float
 
 
-def source_diversity(attempts: Sequence[AttemptRecord], *, available: Sequence[str] = ()) -> Diversity:
+def source_diversity(attempts: Iterable[AttemptRecord], *, available: Sequence[str] = ()) -> Diversity:
     """Return how evenly demos were used; `available` names demos that count although none may have been used."""
     counts = Counter(dict.fromkeys(available, 0))
     for attempt in attempts:
@@ -191,9 +199,134 @@ def feature_statistics(rows: NDArray[Any]) -> Statistics:
     return {**dict(zip(names, found, strict=True)), "count": np.array([len(rows)])}
 
 
-def merge_histograms(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def streamed_statistics(blocks: Callable[[], Iterable[NDArray[Any]]]) -> Statistics:
+    """Return what `feature_statistics` returns for rows that come in blocks, in memory for one block of them.
+
+    Quantiles are exact: each pass counts the next twelve bits of the values that may still be the ones looked for.
+    Mean and deviation are sums over blocks, so their last bits depend on how rows were cut.
+
+    Args:
+        blocks: begins a pass: yields arrays ``(n, k)`` or ``(n,)`` of one type, the same ones each time.
+
+    Raises:
+        SpecError: there is no row.
+    """
+    count, low, high, total = 0, np.inf, -np.inf, 0.0
+    for block in _numbers(blocks):
+        count += len(block)
+        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+        total = total + block.sum(0, dtype=np.float64)
+    if not count:
+        raise SpecError("there are no rows to describe; at least one is needed")
+    mean = np.atleast_1d(total / count)
+    positions = (count - 1) * np.array(list(QUANTILES.values()))
+    below = np.floor(positions).astype(np.int64)
+    wanted = np.concatenate([below, np.minimum(below + 1, count - 1)])
+    search: _RankSearch | None = None
+    squares = np.zeros(len(mean))
+    while search is None or not search.is_done:
+        first = search is None
+        for block in _numbers(blocks):
+            search = search or _RankSearch(wanted, columns=len(mean), bits=8 * block.dtype.itemsize)
+            if first:
+                squares += ((block - mean) ** 2).sum(0)
+            search.count(block)
+        assert search is not None  # noqa: S101 - there was a row in the first pass
+        search.narrow()
+    left, right = search.values().reshape(2, len(below), -1)
+    share = (positions - below)[:, None]
+    # As numpy interpolates, from the nearer side, so that both agree in every bit.
+    step = right - left
+    quantiles = np.where(share < 0.5, left + step * share, right - step * (1.0 - share))
+    names = ("min", "max", "mean", "std", *QUANTILES)
+    moments = np.broadcast_arrays(low, high, mean, np.sqrt(squares / count))
+    found = np.concatenate([np.stack(moments).astype(np.float64), quantiles])
+    return {**dict(zip(names, found, strict=True)), "count": np.array([count])}
+
+
+def _numbers(blocks: Callable[[], Iterable[NDArray[Any]]]) -> Iterator[NDArray[Any]]:
+    """Yield blocks that have rows as ``(n, k)`` of float32 or float64."""
+    for block in blocks():
+        if len(block):
+            table = block.reshape(len(block), -1)
+            # Minus zero is zero: they compare equal but their bits do not.
+            yield (table if table.dtype == np.float32 else table.astype(np.float64)) + np.float32(0.0)
+
+
+class _RankSearch:
+    """Looks for the values of given ranks in each column, from their highest bits to their lowest.
+
+    Floats become unsigned integers in the same order; a prefix of their bits then stands for an interval.
+    """
+
+    def __init__(self, ranks: NDArray[np.int64], *, columns: int, bits: int) -> None:
+        self._bits = self._left = bits
+        self._step = 0
+        # Column by column: intervals that hold a rank looked for; for each rank which one, and its rank within it.
+        self._prefixes = [np.zeros(1, np.uint64) for _ in range(columns)]
+        self._which = [np.zeros(len(ranks), np.int64) for _ in range(columns)]
+        self._ranks = [ranks.copy() for _ in range(columns)]
+        self._begin()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every value is known to its last bit."""
+        return self._left == 0
+
+    def count(self, block: NDArray[Any]) -> None:
+        """Count the next bits of ``(n, k)`` values."""
+        keys = _ordered_bits(block) >> np.uint64(self._left - self._step)
+        digits = (keys & np.uint64((1 << self._step) - 1)).astype(np.int64)
+        above = keys >> np.uint64(self._step)
+        for column, prefixes in enumerate(self._prefixes):
+            at = np.minimum(np.searchsorted(prefixes, above[:, column]), len(prefixes) - 1)
+            inside = prefixes[at] == above[:, column]
+            cells = (at[inside] << self._step) | digits[inside, column]
+            self._counts[column] += np.bincount(cells, minlength=len(prefixes) << self._step)
+
+    def narrow(self) -> None:
+        """Take the bits that were counted as settled."""
+        for column, counts in enumerate(self._counts):
+            cumulative = counts.reshape(-1, 1 << self._step).cumsum(axis=1)
+            found = np.empty(len(self._ranks[column]), np.uint64)
+            for i, (which, rank) in enumerate(zip(self._which[column], self._ranks[column], strict=True)):
+                digit = int(np.searchsorted(cumulative[which], rank, side="right"))
+                self._ranks[column][i] = rank - (cumulative[which, digit - 1] if digit else 0)
+                found[i] = (int(self._prefixes[column][which]) << self._step) | digit
+            self._prefixes[column], self._which[column] = np.unique(found, return_inverse=True)
+        self._left -= self._step
+        self._begin()
+
+    def values(self) -> NDArray[np.float64]:
+        """Return the values found: ``(ranks, k)``."""
+        keys = np.stack([p[w] for p, w in zip(self._prefixes, self._which, strict=True)], axis=1)
+        return _from_ordered_bits(keys, self._bits).astype(np.float64)
+
+    def _begin(self) -> None:
+        self._step = min(_DIGIT_BITS, self._left)
+        self._counts = [np.zeros(len(prefixes) << self._step, np.int64) for prefixes in self._prefixes]
+
+
+def _ordered_bits(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return unsigned integers in the order of the floats: negative ones with all bits turned, others with the sign."""
+    bits = 8 * values.dtype.itemsize
+    raw = np.ascontiguousarray(values).view(f"u{bits // 8}").astype(np.uint64)
+    sign, whole = np.uint64(1 << (bits - 1)), np.uint64((1 << bits) - 1)
+    return raw ^ np.where(raw & sign, whole, sign)
+
+
+def _from_ordered_bits(keys: NDArray[np.uint64], bits: int) -> NDArray[Any]:
+    sign, whole = np.uint64(1 << (bits - 1)), np.uint64((1 << bits) - 1)
+    raw = keys ^ np.where(keys & sign, sign, whole)
+    return raw.astype(f"u{bits // 8}").view(f"f{bits // 8}")
+
+
+def merge_histograms(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Return the histogram ``(3, 256)`` of all pictures together; exact, in any order and grouping."""
-    return np.sum(np.stack(parts), axis=0)
+    total = np.zeros((3, 256), np.int64)
+    for part in parts:
+        total += part
+    return total
 
 
 def image_statistics(histogram: NDArray[np.int64], *, frames: int) -> Statistics:

@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from factory.errors import DatasetError, unknown_name
@@ -92,6 +92,9 @@ class ClipWriter:
         context.thread_count = 1
         context.colorspace = context.color_primaries = context.color_trc = _SMPTE170M
         context.color_range = ColorRange.MPEG
+        # One for the whole clip: a frame's own `reformat` sets up a converter with threads each time, which took longer
+        # than encoding an 84-pixel frame.
+        self._converter = VideoReformatter()
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         """Append one frame ``(height, width, 3)``, red green blue, 0..255."""
@@ -101,7 +104,9 @@ class ClipWriter:
                 f"expected uint8 {(self.height, self.width, 3)}"
             )
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
+        picture = self._converter.reformat(
+            picture, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
+        )
         picture.pts, picture.time_base = self.frames, Fraction(1, self.fps)
         self._container.mux(self._stream.encode(picture))
         for channel in range(3):

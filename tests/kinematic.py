@@ -13,7 +13,7 @@ from factory.sim import Block
 from factory.specs import BoxSpec, ObjectSpec, PlacementSpec, ResetSpec, SceneSpec, SubtaskSpec, TaskSpec
 from sim_tasks.backends.kinematic import KinematicBackend
 from sim_tasks.robots import PANDA
-from sim_tasks.tasks.predicates import grasp_contacts, held, stacked
+from sim_tasks.tasks.predicates import above, grasp_contacts, held, stacked
 
 DOWN = np.diag([1.0, -1.0, -1.0])
 
@@ -59,6 +59,7 @@ TASK = TaskSpec(
     signals={"a_grasped": held("a")},
     held={"a": held("a")},
     success=stacked("a", "b", 0.84),
+    needs={"a": above("a", 0.84)},
     settle_steps=3,
     success_hold_steps=5,
 )

@@ -39,12 +39,17 @@ class Kind:
     """One backend and the task it is tried with.
 
     `drop_m` is how far an object may sink when it is placed, `hold_m` how far a holding hand may be from its target.
+    `placed` is how exactly a pose is kept, `stored` how exactly a state is. `repeats` is how far two runs of the same
+    commands may be apart: zero, which is bit for bit, unless the backend calls itself statistical.
     """
 
     name: str
     task: TaskSpec
     drop_m: float
     hold_m: float
+    placed: float = 1e-9
+    stored: float = 1e-12
+    repeats: float = 0.0
 
 
 KINDS = {
@@ -90,23 +95,28 @@ def run(backend: SimBackend, env: int, command: Block | Hold) -> BlockResult:
     return backend.advance({env: {"right": command}})[env]
 
 
-def assert_same(a: BlockResult, b: BlockResult) -> None:
-    """Bit for bit, in everything a result holds."""
-    np.testing.assert_array_equal(a.actions, b.actions)
+def assert_same(a: BlockResult, b: BlockResult, *, within: float = 0.0) -> None:
+    """Everything a result holds: bit for bit, or within so many metres, radians and their rates."""
+    assert_same_arrays({"actions": a.actions}, {"actions": b.actions}, within=within)
     for group in ("sim_states", "T_world_eef_commanded"):
-        left, right = getattr(a, group), getattr(b, group)
-        assert set(left) == set(right)
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=f"{group} {name}")
-    assert_same_scene(a.scene, b.scene)
+        assert_same_arrays(getattr(a, group), getattr(b, group), within=within)
+    assert_same_scene(a.scene, b.scene, within=within)
 
 
-def assert_same_scene(a: SceneState, b: SceneState) -> None:
-    for group in ("T_world_object", "T_world_eef", "T_world_base", "velocity", "joints", "contacts"):
-        left, right = getattr(a, group), getattr(b, group)
-        assert set(left) == set(right)
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=f"{group} {name}")
+def assert_same_scene(a: SceneState, b: SceneState, *, within: float = 0.0) -> None:
+    groups = ("T_world_object", "T_world_eef", "T_world_base", "velocity", "joints", "contacts")
+    # Whether two things touch hangs on the last bit of how near they are: only equal bits promise equal contacts.
+    for group in groups if within == 0.0 else groups[:-1]:
+        assert_same_arrays(getattr(a, group), getattr(b, group), within=within)
+
+
+def assert_same_arrays(a: Mapping[str, NDArray], b: Mapping[str, NDArray], *, within: float = 0.0) -> None:
+    assert set(a) == set(b)
+    for name in a:
+        if within == 0.0:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        else:
+            np.testing.assert_allclose(a[name], b[name], rtol=0, atol=within, err_msg=name)
 
 
 def demo_of(backend: SimBackend, env: int, seed: int, steps: int = 25) -> tuple[Demo, BlockResult]:
@@ -133,8 +143,8 @@ class TestContract:
             assert len(scene) == 1
             for name, asked in placements.items():
                 got = scene.T_world_object[name][0]
-                np.testing.assert_allclose(got[:2, 3], asked[:2, 3], atol=1e-9)
-                np.testing.assert_allclose(got[:3, :3], asked[:3, :3], atol=1e-9)
+                np.testing.assert_allclose(got[:2, 3], asked[:2, 3], atol=kind.placed)
+                np.testing.assert_allclose(got[:3, :3], asked[:3, :3], atol=kind.placed)
                 np.testing.assert_allclose(got[2, 3], asked[2, 3], atol=kind.drop_m)
 
     def test_the_start_posture_is_drawn_from_the_generator(self, backend: SimBackend) -> None:
@@ -142,7 +152,9 @@ class TestContract:
         np.testing.assert_array_equal(arms[0], arms[2])
         assert np.abs(arms[0] - arms[1]).max() > 1e-3
 
-    def test_results_depend_neither_on_the_environment_nor_on_its_neighbours(self, backend: SimBackend) -> None:
+    def test_results_depend_neither_on_the_environment_nor_on_its_neighbours(
+        self, backend: SimBackend, kind: Kind
+    ) -> None:
         scene, _ = start(backend, 0, 11)
         block = wander(scene, seed=1, steps=20)
         alone = [run(backend, 0, block.part(0, 8)), run(backend, 0, block.part(8, 20)), run(backend, 0, Hold(steps=4))]
@@ -157,9 +169,9 @@ class TestContract:
         start(backend, 1, 14)
         mixed.append(backend.advance({0: SETTLE, 1: SETTLE, 2: {"right": Hold(steps=4)}})[2])
         for a, b in zip(alone, mixed, strict=True):
-            assert_same(a, b)
+            assert_same(a, b, within=kind.repeats)
 
-    def test_a_snapshot_continues_bit_for_bit(self, backend: SimBackend) -> None:
+    def test_a_snapshot_continues_bit_for_bit(self, backend: SimBackend, kind: Kind) -> None:
         scene, _ = start(backend, 0, 21)
         block = wander(scene, seed=2, steps=20)
         before = run(backend, 0, block.part(0, 9))
@@ -170,7 +182,7 @@ class TestContract:
         np.testing.assert_array_equal(backend.snapshot(1).integration, snapshot.integration)
         again = [run(backend, 1, block.part(9, 20)), run(backend, 1, Hold(steps=3))]
         for a, b in zip(rest, again, strict=True):
-            assert_same(a, b)
+            assert_same(a, b, within=kind.repeats)
 
     def test_a_snapshot_is_not_touched_by_what_follows(self, backend: SimBackend) -> None:
         scene, _ = start(backend, 0, 23)
@@ -184,13 +196,13 @@ class TestContract:
             now = snapshot.integration if name == "integration" else snapshot.controller[name]
             np.testing.assert_array_equal(now, value, err_msg=name)
 
-    def test_playing_recorded_actions_gives_the_same_bits(self, backend: SimBackend) -> None:
+    def test_playing_recorded_actions_gives_the_same_bits(self, backend: SimBackend, kind: Kind) -> None:
         start(backend, 0, 31)
         settled = run(backend, 0, SETTLE["right"])
         snapshot = backend.snapshot(0)
         result = run(backend, 0, wander(settled.scene, seed=6, steps=30))
         backend.restore(2, snapshot)
-        assert_same(backend.play(2, result.actions), result)
+        assert_same(backend.play(2, result.actions), result, within=kind.repeats)
 
     def test_every_array_has_one_row_per_step(self, backend: SimBackend) -> None:
         scene, _ = start(backend, 0, 41)
@@ -268,23 +280,23 @@ class TestContract:
         for name, signal in annotated.signals.items():
             np.testing.assert_array_equal(signal[1:], backend.task.signals[name](result.scene)[:-1])
 
-    def test_annotation_leaves_the_environments_alone(self, backend: SimBackend) -> None:
+    def test_annotation_leaves_the_environments_alone(self, backend: SimBackend, kind: Kind) -> None:
         demo, _ = demo_of(backend, 1, 93)
         scene, _ = start(backend, 0, 94)
         block = wander(scene, seed=12)
         expected = run(backend, 0, block)
         start(backend, 0, 94)
         backend.annotate(demo)
-        assert_same(run(backend, 0, block), expected)
+        assert_same(run(backend, 0, block), expected, within=kind.repeats)
 
-    def test_reset_to_a_demo_starts_where_it_started(self, backend: SimBackend) -> None:
+    def test_reset_to_a_demo_starts_where_it_started(self, backend: SimBackend, kind: Kind) -> None:
         demo, result = demo_of(backend, 0, 95)
         scene = backend.reset_to(1, demo)
         annotated = backend.annotate(demo)
-        np.testing.assert_allclose(scene.T_world_eef["right"][0], annotated.T_world_eef["right"][0], atol=1e-12)
+        np.testing.assert_allclose(scene.T_world_eef["right"][0], annotated.T_world_eef["right"][0], atol=kind.stored)
         played = backend.play(1, demo.actions.astype(np.float32))
         for name, states in result.sim_states.items():
-            np.testing.assert_allclose(played.sim_states[name], states, atol=1e-6)
+            np.testing.assert_allclose(played.sim_states[name], states, atol=max(1e-6, kind.repeats))
 
     def test_a_demo_of_another_scene_is_refused(self, backend: SimBackend) -> None:
         demo, _ = demo_of(backend, 0, 96)

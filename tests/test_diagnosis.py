@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from factory import poses
 from factory.demos import read_demos
-from factory.diagnosis import REASONS, Failure, Trace, diagnose
+from factory.diagnosis import REASONS, Failure, Trace, decided, diagnose
 from factory.replay import run_attempts
 from factory.scene import SceneState
 from factory.sources import prepare_sources
@@ -234,6 +234,43 @@ def test_what_diagnose_can_name_is_in_the_tests_above() -> None:
     assert set(REASONS) - here == {"constraint_deadlock", "infra_poison"}
 
 
+def _decided(story: Story, steps: int, *, closing: bool = False) -> str:
+    failure = decided(TASK, _until(story.trace(), steps), closing=closing)
+    return "" if failure is None else f"{failure.subtask}: {failure.reason}"
+
+
+def test_a_missed_grasp_is_decided_when_its_subtask_is_over() -> None:
+    story = Story()
+    story.held[:] = story.on_b[:] = False
+    story.fingers_m = np.where(np.arange(T + 1) < 18, 0.04, 0.0)
+    assert [_decided(story, steps) for steps in (PLACE - 5, PLACE, PLACE + 1)] == ["", "", "grasp: missed_grasp"]
+
+
+def test_a_lost_object_is_decided_at_once() -> None:
+    story = Story()
+    story.held[:] = story.on_b[:] = False
+    story.a[10:] += [0.0, 0.0, -0.5]
+    assert _decided(story, 12) == "grasp: object_lost"
+
+
+def test_in_the_last_subtask_evidence_decides_and_its_absence_only_when_no_hand_will_close() -> None:
+    story = Story()
+    story.held[38:] = story.on_b[:] = False
+    assert _decided(story, 41, closing=True) == ""
+    assert _decided(story, 46, closing=True) == "place: dropped"
+    story.held[38:49], story.a[51:] = True, [0.3, 0.3, 0.82]
+    assert _decided(story, 55, closing=True) == ""
+    assert _decided(story, 55, closing=False) == "place: misplaced"
+
+
+def test_success_that_was_lost_and_what_is_cut_from_outside() -> None:
+    story = Story()
+    story.on_b[55:] = False
+    assert _decided(story, 58) == "place: success_lost"
+    story.in_time = False
+    assert _decided(story, 58) == ""
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, T))
 def test_whatever_happens_has_a_known_name(seed: int, steps: int) -> None:
@@ -248,7 +285,16 @@ def test_whatever_happens_has_a_known_name(seed: int, steps: int) -> None:
     story.a += np.cumsum(rng.normal(0, 0.02, story.a.shape), axis=0)
     story.in_time, story.stable = rng.random(2) < 0.8
     trace = story.trace()
-    cut = replace(
+    cut = _until(trace, steps)
+    failure = diagnose(TASK, cut)
+    assert failure.reason in REASONS
+    assert failure.subtask in {subtask.name for subtask in TASK.subtasks["right"]}
+    assert failure.eef == "right"
+
+
+def _until(trace: Trace, steps: int) -> Trace:
+    """Return what was known of a story after so many steps."""
+    return replace(
         trace,
         scene=_first(trace.scene, steps + 1),
         actions=trace.actions[:steps],
@@ -256,10 +302,6 @@ def test_whatever_happens_has_a_known_name(seed: int, steps: int) -> None:
         subtask={k: v[:steps] for k, v in trace.subtask.items()},
         success=trace.success[:steps],
     )
-    failure = diagnose(TASK, cut)
-    assert failure.reason in REASONS
-    assert failure.subtask in {subtask.name for subtask in TASK.subtasks["right"]}
-    assert failure.eef == "right"
 
 
 def _first(scene: SceneState, rows: int) -> SceneState:

@@ -16,15 +16,13 @@ from factory.replay import AttemptResult, run_attempts
 from factory.retargeting import (
     carry,
     grasp_correction,
-    jittered_bounds,
     paced_steps,
-    select_source,
     settled_row,
     turned,
 )
 from factory.sim import Hold
 from factory.sources import prepare_sources
-from factory.specs import GenerationSpec, Selection
+from factory.specs import GenerationSpec
 from factory.streams import spawn_streams
 from sim_tasks.backends.kinematic import KinematicBackend
 from sim_tasks.robots import PANDA
@@ -128,56 +126,7 @@ def test_what_is_executed_is_float32_and_within_limits(seed):
     np.testing.assert_array_equal(sent, sent.astype(np.float32))
 
 
-# --- selection --------------------------------------------------------------------------------------------------------
-
-
-def test_nearest_object_prefers_the_demo_whose_object_stood_there(demos):
-    sources = _sources(demos)
-    for i, source in enumerate(sources):
-        chosen = select_source(
-            sources,
-            np.zeros(len(sources), int),
-            eef="right",
-            object_ref="a",
-            selection=Selection(strategy="nearest_object", top_k=1),
-            T_world_object=source.demo.T_world_object["a"][0],
-            T_world_eef=np.eye(4),
-            rng=np.random.default_rng(0),
-        )
-        assert chosen == i
-
-
-@pytest.mark.parametrize("strategy", ["random", "nearest_object", "nearest_eef"])
-def test_top_k_is_drawn_from_uniformly(demos, strategy):
-    sources = _sources(demos)
-    rng = np.random.default_rng(1)
-    drawn = [
-        select_source(
-            sources,
-            np.zeros(len(sources), int),
-            eef="right",
-            object_ref="a",
-            selection=Selection(strategy=strategy, top_k=len(sources)),
-            T_world_object=np.eye(4),
-            T_world_eef=np.eye(4),
-            rng=rng,
-        )
-        for _ in range(500)
-    ]
-    counts = np.bincount(drawn, minlength=len(sources))
-    assert counts.min() > 0.6 * 500 / len(sources)
-
-
-def test_boundaries_move_within_their_range_and_stay_joined(demos):
-    sources = _sources(demos)
-    stops = np.array([s.segments["right"][0].stop for s in sources])
-    for seed in range(50):
-        bounds = jittered_bounds(kinematic.TASK, "right", sources, GenerationSpec(), np.random.default_rng(seed))
-        moved = bounds[:, 0, 1] - stops
-        assert moved.min() >= 2
-        assert moved.max() <= 5
-        np.testing.assert_array_equal(bounds[:, 1, 0], bounds[:, 0, 1])
-        np.testing.assert_array_equal(bounds[:, 1, 1], [len(s.demo) for s in sources])
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def test_too_much_jitter_is_refused_before_it_can_turn_a_segment_inside_out(demos):

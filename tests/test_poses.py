@@ -241,6 +241,27 @@ def test_matrix_functions_take_any_batch(batch: tuple[int, ...]) -> None:
         assert poses.angle_between(R, R).shape == batch
 
 
+@pytest.mark.parametrize("turn", [1.0, 1e-5, 1e-12, np.pi - 1e-9, np.pi])
+def test_few_and_many_agree_in_every_bit(turn: float) -> None:
+    """A few matrices are converted by other code than many; which it was must not show in an episode."""
+    axes_drawn = np.random.default_rng(3).normal(size=(40, 3))
+    rotvecs_drawn = turn * axes_drawn / np.linalg.norm(axes_drawn, axis=-1, keepdims=True)
+    R = poses.matrix_from_axis_angle(rotvecs_drawn)
+    q = poses.quat_wxyz_from_matrix(R)
+    R_b = np.roll(R, 1, axis=0)
+    for function, values in (
+        (poses.matrix_from_axis_angle, (rotvecs_drawn,)),
+        (poses.axis_angle_from_matrix, (R,)),
+        (poses.quat_wxyz_from_matrix, (R,)),
+        (poses.matrix_from_quat_wxyz, (1.3 * q,)),
+        (poses.angle_between, (R, R_b)),
+    ):
+        many = function(*values)
+        for at in range(len(many)):
+            one = np.asarray(function(*(v[at] for v in values)))
+            assert one.tobytes() == np.asarray(many[at]).tobytes(), function.__name__
+
+
 def test_pose_broadcasts() -> None:
     T = poses.pose(np.eye(3), np.zeros((5, 3)))
     assert T.shape == (5, 4, 4)

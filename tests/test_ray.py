@@ -29,6 +29,7 @@ from factory.dataset_reading import dataset_digest
 from factory.errors import BackendError
 from tests import tower
 from workers import generate as generating
+from workers import running
 from workers.dispatcher import Dispatcher
 from workers.local import LocalTransport
 from workers.ray import RayTransport, end_session, environment, processes_of
@@ -480,7 +481,7 @@ def test_a_job_on_ray_gives_the_dataset_of_one_local_worker(
         hosts.append(RayTransport(store.url, address=cluster.address, workers=2))
         return Dispatcher(database, store, [*hosts, *transports], **options)
 
-    monkeypatch.setattr(generating, "Dispatcher", dispatcher)
+    monkeypatch.setattr(running, "Dispatcher", dispatcher)
     monkeypatch.setattr(generating, "LocalTransport", functools.partial(LocalTransport, capabilities=("write",)))
     tower.make(tmp_path / "ray", demos)
     assert dataset_digest(tmp_path / "ray") == dataset_digest(tmp_path / "local")

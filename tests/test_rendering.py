@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from api.leases import Work
 from api.specs import JobSpec
 from api.store import Store
+from factory.demos import read_demos
 from factory.episodes import Column, Episode, list_renders, read_clips, read_document, render_digest, write_shard
 from factory.errors import BackendError, SpecError
 from factory.specs import GenerationSpec, RenderSpec
 from factory.video import count_frames
 from sim_tasks.catalog import find_task
+from workers.generate import seeds_path
 from workers.render import open_renderer, render_info, render_shard
 from workers.worker import Bench, shards_key
 
 mujoco = pytest.importorskip("mujoco")
 binding_utils = pytest.importorskip("robosuite.utils.binding_utils")
-from sim_tasks.backends import opengl  # noqa: E402
+from sim_tasks.backends import meshes, opengl, simplification  # noqa: E402
 from sim_tasks.backends.rendering import visual_stream  # noqa: E402
 from sim_tasks.backends.scenes import build_environment  # noqa: E402
 
@@ -105,15 +107,85 @@ def test_segmentation_is_robosuites(recorded):
     assert {"cubeA_g0_vis", "cubeB_g0_vis", "table_visual"} <= {names[i] for i in np.unique(masks[0]["agentview"])}
 
 
-def test_leaving_out_what_is_not_in_view_changes_no_pixel(recorded):
-    states = recorded["square"].states
-    with open_renderer("square", QUICK) as renderer:
-        fast = list(renderer.frames(states, {}, visual_stream=None))
-        assert any(renderer._outside(camera).any() for camera in renderer.cameras.values())
-        renderer._outside = lambda camera: np.zeros(renderer._model.ngeom, bool)
+@pytest.mark.parametrize("preset", ["faithful", "fast"])
+@pytest.mark.parametrize("task", ["square", "can", "door"])
+def test_leaving_out_what_is_not_seen_changes_no_pixel(task, preset):
+    demo = read_demos(seeds_path(task))[0].states[[5, 60, 110]]
+    with open_renderer(task, replace(QUICK, preset=preset)) as renderer:
+        nq, nv = renderer._model.nq, renderer._model.nv
+        states = {"qpos": demo[:, 1 : 1 + nq], "qvel": demo[:, 1 + nq : 1 + nq + nv]}
+        parts = list(renderer.frames(states, {}, visual_stream=None))
+        nothing = np.zeros(renderer._model.ngeom, bool)
+        renderer._image = lambda camera: renderer._drawn(camera, nothing, mirrors=True)
         everything = list(renderer.frames(states, {}, visual_stream=None))
-    for one, other in zip(fast, everything, strict=True):
+    for one, other in zip(parts, everything, strict=True):
         assert all(np.array_equal(one[camera], other[camera]) for camera in CAMERAS)
+
+
+def test_a_camera_sees_the_same_alone_and_among_others(recorded):
+    states = recorded["stack"].states
+    with open_renderer("stack", QUICK) as renderer:
+        together = list(renderer.frames(states, {}, visual_stream=None))
+    for camera in CAMERAS:
+        with open_renderer("stack", replace(QUICK, cameras=(camera,))) as renderer:
+            alone = list(renderer.frames(states, {}, visual_stream=None))
+        assert all(np.array_equal(a[camera], t[camera]) for a, t in zip(alone, together, strict=True))
+
+
+def test_the_renderer_says_what_draws():
+    with open_renderer("stack", QUICK) as renderer:
+        assert renderer.device not in ("", "unknown")
+
+
+# --- lighter meshes -------------------------------------------------------------------------------------------------
+
+
+def ball(rings: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """A closed sphere of radius 0.1 m."""
+    polar, around = np.meshgrid(np.linspace(0, np.pi, rings), np.arange(2 * rings) * np.pi / rings, indexing="ij")
+    shape = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)], axis=-1)
+    shape[0], shape[-1] = (0, 0, 1), (0, 0, -1)
+    rows = np.arange(rings * 2 * rings).reshape(rings, 2 * rings)
+    a, b = rows[:-1], rows[1:]
+    quads = np.stack([a, b, np.roll(b, -1, 1), np.roll(a, -1, 1)], axis=-1).reshape(-1, 4)
+    points, welded = simplification.weld(0.1 * shape.reshape(-1, 3))
+    faces = welded[np.concatenate([quads[:, :3], quads[:, [0, 2, 3]]])]
+    return points, faces[(np.diff(np.sort(faces, axis=1), axis=1) > 0).all(axis=1)]
+
+
+@pytest.mark.parametrize("tolerance", [0.002, 0.004])
+def test_a_simplified_surface_stays_closed_and_near(tolerance):
+    points, faces = ball(40)
+    fewer, kept = simplification.simplify(points, faces, tolerance)
+    assert len(kept) == len(fewer) < 0.5 * len(faces)
+    assert simplification.deviation(points, faces, fewer) < 5 * tolerance
+    edges = {(int(a), int(b)) for face in fewer for a, b in zip(face, np.roll(face, -1), strict=True)}
+    assert len(edges) == 3 * len(fewer)
+    assert all((b, a) in edges for a, b in edges)
+
+
+def test_a_deviation_is_the_distance():
+    points, faces = ball(20)
+    both = np.concatenate([points, points + np.array([0.0, 0.0, 0.01])])
+    assert simplification.deviation(both, faces, faces) < 0.001  # samples find a triangle close by, not always its own
+    assert 0.0095 < simplification.deviation(both, faces, faces + len(points)) < 0.011
+
+
+def test_lighter_meshes_leave_physics_alone_and_are_made_once(tmp_path, monkeypatch):
+    model, other = (build_environment(find_task("stack")).sim.model._model for _ in range(2))
+    monkeypatch.setattr(meshes, "_heavy", lambda model: [model.mesh("gripper0_right_hand_vis").id])
+    before = {name: getattr(model, name).copy() for name in ("mesh_vert", "mesh_normal", "mesh_graph", "geom_size")}
+    had = model.mesh_facenum.copy()
+    meshes.lighten(model, tmp_path)
+    assert 0 < model.mesh_facenum.sum() < had.sum() - 4000
+    assert all(np.array_equal(getattr(model, name), array) for name, array in before.items())
+    monkeypatch.setattr(meshes, "_simplified", None)  # from the disk now
+    meshes.lighten(other, tmp_path)
+    assert np.array_equal(model.mesh_face, other.mesh_face)
+    (stored,) = tmp_path.iterdir()
+    stored.write_bytes(b"damaged")
+    monkeypatch.setattr(meshes, "_simplified", lambda original, *_: original)
+    meshes.lighten(build_environment(find_task("stack")).sim.model._model, tmp_path)
 
 
 def test_new_looks_change_pixels_and_no_mask_until_the_cameras_move(recorded):

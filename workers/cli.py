@@ -196,8 +196,13 @@ def generate(
         Literal["stored", "predicates", "automatic"], typer.Option(help="Where subtask boundaries come from.")
     ] = "stored",
     paraphrases: Annotated[bool, typer.Option(help="Vary the wording of the instruction.")] = False,
+    early_ending: Annotated[bool, typer.Option(help="End attempts as soon as they can be proved hopeless.")] = True,
     backend: Annotated[
-        Literal["robosuite", "kinematic"], typer.Option(help="Simulator; kinematic has no physics.")
+        Literal["robosuite", "robosuite/exact", "kinematic", "mjwarp"],
+        typer.Option(
+            help="Simulator: robosuite with compiled control, or with its own controls bit for bit; kinematic has no "
+            "physics; mjwarp needs a CUDA device to be fast."
+        ),
     ] = "robosuite",
     max_wall_s: Annotated[
         float | None, typer.Option(min=0.001, help="Give up after so many seconds, with what is there.")
@@ -244,6 +249,7 @@ def generate(
             use_symmetry=symmetry and not mimicgen,
             segmentation=segmentation,
             paraphrases=paraphrases,
+            early_ending=early_ending,
         ),
         render=_render_spec(cameras, size, preset, codec, visual_seed, camera_jitter),
         backend=backend,
@@ -267,6 +273,68 @@ def generate(
         printing.print_finished(finished)
     if episodes is not None and finished.episodes < episodes:
         raise typer.Exit(1)
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: factory bench --task stack --json > stack.json")
+@_sentences
+def bench(
+    *,
+    task: Annotated[str, typer.Option(help="A task's name; see `factory tasks`.")] = "stack",
+    variant: Annotated[str, typer.Option(help="Distribution of starts: D0, D1, D2.")] = "D0",
+    demos: Annotated[
+        list[Path] | None, typer.Option(help="Demonstration file; repeatable. Default: shipped seeds.")
+    ] = None,
+    mimicgen: Annotated[bool, typer.Option("--mimicgen", help="Generate with plain MimicGen's settings.")] = False,
+    without: Annotated[
+        str, typer.Option(help="Comma-separated parts to leave out: control, scenes, generate, cameras, render.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Alternations of what is compared.")] = 7,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes generated without pictures.")] = 400,
+    camera_episodes: Annotated[int, typer.Option(min=1, help="Episodes generated with two cameras.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all attempts.")] = 2026,
+    workers: Workers = None,
+    mimicgen_python: Annotated[
+        Path | None,
+        typer.Option(help="Interpreter of an environment with MimicGen from its source; runs it beside, on --demos."),
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Also measure the GPU road; needs a CUDA device.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the figures as an SVG picture.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what control, engine and rendering add to what the physics costs, as ratios within one run.
+
+    Takes a few minutes. Nothing is kept but what is printed; CPU time is counted, so other work on the machine blurs
+    the figures only a little.
+    """
+    from workers import bench as benching
+    from workers import printing
+
+    request = benching.BenchRequest(
+        task=task,
+        variant=variant,
+        demos=tuple(demos or ()),
+        mimicgen_settings=mimicgen,
+        parts=benching.parts_without([part for part in without.split(",") if part]),
+        rounds=rounds,
+        episodes=episodes,
+        camera_episodes=camera_episodes,
+        workers=workers or processes.usable_cores(),
+        seed=seed,
+        mimicgen_python=mimicgen_python,
+        gpu=gpu,
+    )
+    facts = benching.bench(request, tell=lambda what: typer.secho(f"measuring {what} ...", err=True, dim=True))
+    if plot is not None:
+        from workers.bench_plot import picture
+
+        plot.write_text(picture(facts), encoding="utf-8")
+    if as_json:
+        _say(facts)
+    else:
+        printing.print_bench(facts)
 
 
 # --- service ----------------------------------------------------------------------------------------------------------

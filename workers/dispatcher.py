@@ -10,12 +10,16 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
+from sqlalchemy import exists, or_
+from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, delete, select
 
 from api import jobs, leases
-from api.database import Database, now
+from api.database import Database
 from api.leases import Answer, AttemptDone, Done, Drawn, Failed, Opened, Work
 from api.store import Store
 from api.tables import Job, Unit, Worker
@@ -29,8 +33,15 @@ _AHEAD = 2
 """Units a worker holds: the one in progress and one more, so that it never waits for us."""
 _TICK_S = 0.2
 """How long an idle loop waits; new jobs are noticed within it."""
-_LEASE_WORK_S = 1.0
-"""Attempts are handed out in ranges of about so much work: a database write for each is a waste when they are quick."""
+_LEASE_WORK_S = 2.0
+"""Attempts are handed out in ranges of about so much work: a database write for each is a waste when they are quick.
+Longer ranges would make people wait who want a clip, and save little."""
+_GROUP_S = 0.5
+"""Finished attempts of a range wait so long for others to be entered with them; a killed dispatcher costs no more."""
+_GROUP = 512
+"""... but not for more than so many."""
+_ASK_S = 0.5
+"""How often an idle `run` asks whether it is over."""
 _MOST_AT_ONCE = 64
 _FREE_BYTES = 256 << 20
 """Jobs that were paused for want of storage go on when there is this much room again, or a twentieth of the disk."""
@@ -38,6 +49,14 @@ _TIDY_S, _TIDY_OFTEN_S, _TIDY_OFTEN_FOR_S = 600.0, 2.0, 30.0
 """Leftovers of ended jobs are looked for seldom, and often just after one ended."""
 _ABANDONED_S = 86400.0
 """Nobody takes a day to put a file of demonstrations into the store."""
+
+
+_ANYTHING = sa_select(
+    or_(
+        exists().where(col(Job.status).in_(jobs.TRYING)),
+        exists().where(col(Unit.state) == "waiting"),
+    )
+)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -88,6 +107,8 @@ class Dispatcher:
         self._owner = jobs.new_id("disp")
         self._members: dict[str, _Member] = {}
         self._answers: list[Answer] = []
+        self._oldest_at, self._urgent = math.inf, False
+        self._news_at = self._nothing_until = -math.inf
         self._deaths: list[_Death] = []
         self._speed: dict[str, float] = {}
         self._tidy_often_until = 0.0
@@ -107,15 +128,18 @@ class Dispatcher:
         """Work until a condition holds, or for ever.
 
         Args:
-            until: asked about once a tick, with a reading session.
+            until: asked with a reading session, after every change this dispatcher makes and now and then.
 
         Raises:
             BackendError: no worker can be started.
             StorageError: storage failed longer than `patience_s`.
         """
+        asked_at = -math.inf
         while True:
             self.step()
-            if until is not None:
+            at = time.monotonic()
+            if until is not None and (self._news_at >= asked_at or at - asked_at > _ASK_S):
+                asked_at = at
                 with self._database.reading() as session:
                     if until(session):
                         return
@@ -128,7 +152,8 @@ class Dispatcher:
             # The first pool is where attempts run; the others are looked at in passing.
             for news in transport.wait(_TICK_S if i == 0 else 0.0):
                 self._take(news, transport)
-        self._when_possible(self._commit)
+        if self._is_due():
+            self._when_possible(self._commit)
 
     def refuses(self, job_id: str) -> bool:
         """Tell whether every worker there is has another runtime fingerprint than the one that began a job."""
@@ -138,6 +163,8 @@ class Dispatcher:
         """End the workers, give back what they held, and leave the book."""
         for transport in self._transports:
             transport.close()
+        with suppress(StorageError):  # what is not entered is tried again, as after a kill
+            self._commit()
         with self._database.transaction() as session:
             leases.leave(session, self._owner)
 
@@ -162,8 +189,12 @@ class Dispatcher:
         member, answer = self._members.get(heard.worker), heard.answer
         if member is None:
             return
-        self._answers.append(answer)
         member.heard_at = time.monotonic()
+        self._answers.append(answer)
+        self._oldest_at = min(self._oldest_at, member.heard_at)
+        # What others wait for is entered at once: only attempts in the middle of a range are not.
+        first = isinstance(answer, Opened) and answer.job_id not in member.opened
+        self._urgent |= first or not isinstance(answer, AttemptDone | Opened)
         work = next((w for w in member.held if (w.unit, w.epoch) == (answer.unit, answer.epoch)), None)
         if work is None:
             return
@@ -185,6 +216,7 @@ class Dispatcher:
     def _release(self, member: _Member, work: Work) -> None:
         member.held.remove(work)
         member.answered.pop(work.unit, None)
+        self._urgent = True
 
     def _bury(self, lost: Lost) -> None:
         member = self._members.pop(lost.worker, None)
@@ -198,6 +230,10 @@ class Dispatcher:
             held.append((work, None if opening or not left else left[0], i == 0))
         self._deaths.append(_Death(worker=lost.worker, how=lost.how, held=tuple(held)))
 
+    def _is_due(self) -> bool:
+        waited = time.monotonic() - self._oldest_at >= _GROUP_S
+        return self._urgent or waited or bool(self._deaths) or len(self._answers) >= _GROUP
+
     def _commit(self) -> None:
         """Enter answers and deaths so far in one transaction; what a worker had finished comes before its death."""
         if not self._answers and not self._deaths:
@@ -210,7 +246,8 @@ class Dispatcher:
                     leases.died(session, work, at_index=at_index, how=death.how, began=began)
                 session.exec(delete(Worker).where(col(Worker.id) == death.worker))
         self._answers, self._deaths = [], []
-        self._storage_bad_since = None
+        self._oldest_at, self._urgent = math.inf, False
+        self._storage_bad_since, self._news_at, self._nothing_until = None, time.monotonic(), -math.inf
         for member in self._members.values():
             for work in [w for w in member.held if w.unit in receipt.lost]:
                 if work.unit in receipt.unlike:
@@ -254,10 +291,16 @@ class Dispatcher:
         if self._storage_bad_since is not None:
             return
         hungry = [m for m in self._members.values() if len(m.held) < _AHEAD]
-        if not hungry or not self._anything():
+        if not hungry or time.monotonic() < self._nothing_until:
+            return
+        # Where there was nothing for somebody, there is nothing until something is entered, or somebody asks for it.
+        self._nothing_until = time.monotonic() + _TICK_S
+        if not self._anything():
             return
         with self._database.transaction() as session:
             given = [(member, work) for member in hungry for work in self._lease_for(session, member)]
+        if len(given) == sum(_AHEAD - len(member.held) for member in hungry):
+            self._nothing_until = -math.inf
         for member, work in given:
             if not member.held:
                 member.heard_at = time.monotonic()
@@ -268,9 +311,7 @@ class Dispatcher:
     def _anything(self) -> bool:
         """Tell whether there may be work, without taking the writer's lock."""
         with self._database.reading() as session:
-            waiting = select(Unit.id).where(Unit.state == "waiting").limit(1)
-            trying = select(Job.id).where(col(Job.status).in_(jobs.TRYING)).limit(1)
-            return session.exec(trying).first() is not None or session.exec(waiting).first() is not None
+            return bool(session.connection().execute(_ANYTHING).scalar())
 
     def _lease_for(self, session: Session, member: _Member) -> list[Work]:
         found: list[Work] = []
@@ -317,7 +358,7 @@ class Dispatcher:
             # While the book fails, the heartbeat is what finds out that it can be written again.
             due = time.monotonic() - self._last[what] >= every_s
             if due or (what == "heartbeat" and self._storage_bad_since is not None):
-                self._last[what] = time.monotonic()
+                self._last[what] = self._news_at = time.monotonic()
                 do()
 
     def _heartbeat(self) -> None:
@@ -331,28 +372,27 @@ class Dispatcher:
             for job in session.exec(select(Job).where(Job.status == "running").with_for_update()).all():
                 if jobs.overdue(session, job):
                     self._drop_job(job.id)
-            at = now(session)
-            for member in self._members.values():
-                session.merge(
-                    Worker(
-                        id=member.id,
-                        owner=self._owner,
-                        host=member.host,
-                        pid=member.pid,
-                        transport=member.transport.name,
-                        capabilities=list(member.capabilities),
-                        state="busy" if member.held else "idle",
-                        doing=member.held[0].kind if member.held else "",
-                        job_id=(member.held[0].job_id or None) if member.held else None,
-                        attempts=member.attempts,
-                        busy_s=member.busy_s,
-                        started_at=member.started_at,
-                        seen_at=at,
-                    )
-                )
+            leases.report(session, [self._row_of(member) for member in self._members.values()])
         if not self._answers and not self._deaths:
             self._storage_bad_since = None
         self._drop_lost()
+
+    def _row_of(self, member: _Member) -> dict[str, Any]:
+        doing = member.held[0] if member.held else None
+        return {
+            "id": member.id,
+            "owner": self._owner,
+            "host": member.host,
+            "pid": member.pid,
+            "transport": member.transport.name,
+            "capabilities": list(member.capabilities),
+            "state": "busy" if doing else "idle",
+            "doing": doing.kind if doing else "",
+            "job_id": (doing.job_id or None) if doing else None,
+            "attempts": member.attempts,
+            "busy_s": member.busy_s,
+            "started_at": member.started_at,
+        }
 
     def _end_the_silent(self) -> None:
         """Kill workers that are stuck; their deaths are dealt with like any other."""

@@ -18,7 +18,9 @@ from factory.dataset_reading import open_dataset
 from factory.errors import DatasetError
 from factory.robomimic import export_robomimic
 from factory.specs import RenderSpec
-from workers.generate import Watcher, run_job, work_folder_of
+from workers.generate import Watcher, work_folder_of
+from workers.local import LocalTransport
+from workers.running import run_job
 from workers.sharing import shared
 
 
@@ -51,7 +53,8 @@ def export_dataset(
             database.migrate()
             with database.transaction() as session:
                 job_id = _enter(session, spec, out, command)
-            job = run_job(database, store, job_id, workers, watcher)
+            crew = LocalTransport(store.url, workers=workers, database_url=sqlite_url(work / "book.db"))
+            job = run_job(database, store, job_id, crew, watcher)
             if job.dataset_id is None:
                 raise DatasetError((job.error or {}).get("message", f"the export ended as {job.status}"))
         finally:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from sqlmodel import col, select
 
 from api import jobs
 from api.database import Database
+from api.records import records_of
 from api.specs import JobSpec
-from api.store import Store
+from api.store import NotStoredError, Store
 from api.tables import Attempt, Job
 from factory.dataset_checks import read_json
 from factory.dataset_reading import dataset_digest, open_dataset, read_episodes
@@ -29,36 +31,56 @@ from factory.durable import json_bytes, sha256_file, sync_tree
 from factory.episodes import EPISODE_FILE, lasting, read_document, render_digest, shard_path, write_shard
 from factory.errors import DatasetError, EpisodeError
 from factory.failpoints import reached
-from factory.provenance import MANIFEST_PATH, SOURCES_PATH, read_attempts, read_documents
+from factory.provenance import MANIFEST_PATH, SOURCES_PATH, StoredAttempts, read_documents
 from factory.robomimic import export_robomimic
 from factory.statistics import AttemptRecord, wilson
 from sim_tasks.catalog import find_task
+from workers.generate import FAILED_SUFFIX
 from workers.render import render_info
 from workers.report import write_report
 from workers.worker import load_sources, shards_key
 
-FAILED_SUFFIX = "-failed"
-"""The dataset of failed attempts lies beside the dataset, its name with this at the end."""
+_PAGE = 2000
+"""Attempts read from the job book together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is to be written, read from the job book in one moment."""
+    """What is to be written, read from the job book in one moment.
+
+    Attributes:
+        job: whose dataset it is.
+        spec: what it asked for.
+        records: every attempt that counts, by index; read anew whenever they are gone through.
+        attempts: how many those are.
+        kept: attempt index -> SHA-256 of its shard, "" where none was committed; the episodes.
+        failed: likewise of the failures that are kept beside them.
+    """
 
     job: Job
     spec: JobSpec
-    records: tuple[AttemptRecord, ...]
-    shards: Mapping[int, str]
+    records: Iterable[AttemptRecord]
+    attempts: int
+    kept: Mapping[int, str]
+    failed: Mapping[int, str]
 
-    @property
-    def kept(self) -> list[int]:
-        if self.job.purpose == "export":  # whatever the parent holds, which may be the failures
-            return sorted(self.shards)
-        return [r.index for r in self.records if r.outcome == "success"]
 
-    @property
-    def failed(self) -> list[int]:
-        return [r.index for r in self.records if r.outcome == "failure" and r.index in self.shards]
+@dataclass(frozen=True)
+class _Records:
+    """The attempts that count of a job, read from its book a page at a time; no transaction outlives a page."""
+
+    database: Database
+    job: Job
+
+    def __iter__(self) -> Iterator[AttemptRecord]:
+        after = -1
+        while page := self._page(after):
+            yield from page
+            after = page[-1].index
+
+    def _page(self, after: int) -> list[AttemptRecord]:
+        with self.database.reading() as session:
+            return list(islice(records_of(session, self.job, after=after), _PAGE))
 
 
 def finalize(database: Database, store: Store, job_id: str) -> dict[str, Any]:
@@ -116,12 +138,11 @@ def _lerobot(
     plan: _Plan, store: Store, place: Path, scratch: Path, name: str, stack: ExitStack
 ) -> dict[str, tuple[str, Path]]:
     """Write the dataset of successes and, when asked for, that of failures; return id -> (kind, folder)."""
-    kept = [_shard(store, plan, index, stack) for index in plan.kept]
-    _write(place, kept, plan, store, scratch, {})
+    _write(place, _shards(store, plan, plan.kept, stack), plan, store, scratch, {})
     roots = {name: ("lerobot", place)}
     if plan.job.purpose != "export" and plan.spec.keep_failed and plan.failed:
         beside = place.with_name(place.name + FAILED_SUFFIX)
-        failed = [_shard(store, plan, index, stack) for index in plan.failed]
+        failed = _shards(store, plan, plan.failed, stack)
         _write(beside, failed, plan, store, scratch, {"episodes_are": "failed attempts"})
         roots[f"{name}_failed"] = ("lerobot", beside)
     return roots
@@ -132,32 +153,38 @@ def _plan(database: Database, store: Store, job_id: str) -> _Plan:
         job = jobs.get(session, job_id)
         spec = jobs.spec_of(job)
         if job.purpose != "export":
-            query = select(Attempt.record, Attempt.shard_sha256).where(
+            query = select(Attempt.idx, Attempt.shard_sha256).where(
                 Attempt.job_id == job_id, col(Attempt.idx) < job.prefix
             )
-            rows = session.exec(query.order_by(col(Attempt.idx))).all()
-            records = tuple(record_from_json(record) for record, _ in rows)
-            shards = {r.index: sha for r, (_, sha) in zip(records, rows, strict=True) if sha}
-            return _Plan(job=job, spec=spec, records=records, shards=shards)
+            query = query.order_by(col(Attempt.idx))
+            kept = dict(session.exec(query.where(Attempt.outcome == "success")).all())
+            failures = query.where(Attempt.outcome == "failure", Attempt.shard_sha256 != "")
+            failed = dict(session.exec(failures).all()) if spec.keep_failed else {}
+            return _Plan(
+                job=job, spec=spec, records=_Records(database, job), attempts=job.prefix, kept=kept, failed=failed
+            )
     with store.checkout(f"datasets/{job.parent_id}") as root:
-        records = tuple(read_attempts(root))
-        documents = read_documents(root)
-        there = [int(line["attempt_index"]) for line in documents]
-        return _Plan(job=job, spec=spec, records=records, shards=dict.fromkeys(there, ""))
+        attempts = StoredAttempts(root)
+        there = {int(line["attempt_index"]): "" for line in read_documents(root)}
+        return _Plan(job=job, spec=spec, records=attempts, attempts=len(attempts), kept=there, failed={})
 
 
-def _shard(store: Store, plan: _Plan, index: int, stack: ExitStack) -> Path:
-    """Return a shard on this machine, after checking that it is the one that was committed."""
-    key = f"{shards_key(plan.job.id)}/{shard_path(Path(), index).name}"
-    shard = stack.enter_context(store.checkout(key))
-    found = sha256_file(shard / EPISODE_FILE)
-    if plan.shards[index] and found != plan.shards[index]:
-        raise EpisodeError(f"{key} is damaged: SHA-256 is {found[:12]}, committed was {plan.shards[index][:12]}")
-    return shard
+def _shards(store: Store, plan: _Plan, wanted: Mapping[int, str], stack: ExitStack) -> Iterator[Path]:
+    """Yield shards on this machine, each after checking that it is the one that was committed."""
+    for index, expected in wanted.items():
+        key = f"{shards_key(plan.job.id)}/{shard_path(Path(), index).name}"
+        # A folder of ours needs nobody to give it back, and there may be a hundred thousand.
+        shard = store.path(key) or stack.enter_context(store.checkout(key))
+        if not shard.exists():
+            raise NotStoredError(f"{key} is not in the store {store.url}")
+        found = sha256_file(shard / EPISODE_FILE) if expected else ""
+        if found != expected:
+            raise EpisodeError(f"{key} is damaged: SHA-256 is {found[:12]}, committed was {expected[:12]}")
+        yield shard
 
 
 def _write(
-    root: Path, shards: Sequence[Path], plan: _Plan, store: Store, scratch: Path, more: Mapping[str, Any]
+    root: Path, shards: Iterable[Path], plan: _Plan, store: Store, scratch: Path, more: Mapping[str, Any]
 ) -> None:
     spec, job = plan.spec, plan.job
     facts = {
@@ -173,15 +200,16 @@ def _write(
         facts = {**made, "render": facts["render"], "formats": facts["formats"], "exported_by": job.command}
     if not _is_there(root, facts):
         render = None if spec.render is None else render_digest(render_info(spec.render))
+        there = list(shards)
         try:
             write_dataset(
                 root,
-                shards,
+                there,
                 robot_type=find_task(spec.task).robot.lerobot_type,
                 job=facts,
                 attempts=plan.records,
                 source_demos=_sources(plan, store, scratch),
-                models=_models(plan, store, shards),
+                models=_models(plan, store, there),
                 render=render,
             )
         except DatasetError:
@@ -216,7 +244,10 @@ def embed_sources(path: Path, demos: Sequence[Demo]) -> str:
 
 
 def _models(plan: _Plan, store: Store, shards: Sequence[Path]) -> dict[str, str]:
-    used = {read_document(shard)["provenance"]["executor"]["model_sha"] for shard in shards}
+    if plan.job.purpose != "export" and not plan.spec.mixed and plan.job.executor:
+        used = {str(plan.job.executor["model_sha"])}  # nobody else was let work on it
+    else:
+        used = {read_document(shard)["provenance"]["executor"]["model_sha"] for shard in shards}
     found: dict[str, str] = {}
     for sha in sorted(used):
         own = f"jobs/{plan.job.id}/models/{sha}.xml"
@@ -248,7 +279,7 @@ def _describe(name: str, kind: str, root: Path, plan: _Plan) -> dict[str, Any]:
     if kind == "lerobot":
         dataset = open_dataset(root)
         digest, episodes, frames = dataset_digest(root), dataset.episodes, dataset.frames
-        rate, low, high = wilson(len(plan.kept), len(plan.records))
+        rate, low, high = wilson(len(plan.kept), plan.attempts)
         facts |= {
             "fps": dataset.fps,
             "robot_type": dataset.robot_type,
@@ -256,7 +287,7 @@ def _describe(name: str, kind: str, root: Path, plan: _Plan) -> dict[str, Any]:
             "instructions": list(dataset.tasks),
             "subtasks": list(dataset.subtasks),
             "hours": dataset.frames / dataset.fps / 3600.0,
-            "attempts": len(plan.records),
+            "attempts": plan.attempts,
             "success_rate": {"rate": rate, "low": low, "high": high},
         }
     row = {
@@ -286,10 +317,3 @@ def _beside(store: Store) -> Path | None:
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
     return place
-
-
-def record_from_json(value: Mapping[str, Any]) -> AttemptRecord:
-    """Return an attempt record from its JSON form."""
-    fields: dict[str, Any] = {**value, "sources": tuple(value["sources"])}
-    fields["start_poses"] = {name: tuple(pose) for name, pose in value["start_poses"].items()}
-    return AttemptRecord(**fields)

@@ -8,41 +8,35 @@ The folder is removed when the dataset is finished. Until then the same command 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlmodel import Session, col, select
-
-from api import jobs
-from api.database import Database, sqlite_url
-from api.sources import distinct
-from api.specs import Cuts, JobSpec, SourceFile, differences, job_from_json
+from api.specs import Cuts, JobSpec, SourceFile, differences
 from api.store import Store
-from api.tables import FailureCount, Job
 from factory.dataset_reading import open_dataset
 from factory.demos import canonical_image, read_demos
-from factory.diagnosis import REASONS
 from factory.durable import sha256_file, sweep_place
-from factory.errors import BackendError, DatasetError, DemoError, SpecError, StorageError
-from factory.provenance import read_attempts
+from factory.errors import DatasetError, DemoError, SpecError
+from factory.provenance import StoredAttempts
 from factory.specs import GenerationSpec, RenderSpec
-from factory.statistics import wilson
 from sim_tasks.catalog import find_task
-from workers.dispatcher import Dispatcher
-from workers.finish import FAILED_SUFFIX
 from workers.local import LocalTransport
-from workers.report import FILE as REPORT_FILE
 from workers.sharing import shared
 from workers.worker import source_key
 
-_PATIENCE_S = 2.0
-"""On the command line a disk that takes no more is told to the person who can free it, not waited for."""
+if TYPE_CHECKING:
+    from api.database import Database
+    from api.tables import Job
+
+FAILED_SUFFIX = "-failed"
+"""The dataset of failed attempts lies beside the dataset, its name with this at the end."""
+REPORT = "report.html"
+"""The page in a dataset's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,18 +132,31 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
             for source, path in staged:
                 if not store.exists(source_key(source.sha256)):
                     store.put(path, source_key(source.sha256))
-            database = Database(sqlite_url(work / "book.db"))
+            book = f"sqlite:///{work / 'book.db'}"
+            # Workers take seconds to import and compile what they need; meanwhile this process does the same.
+            crew = LocalTransport(store.url, workers=workers, database_url=book)
             try:
-                database.migrate()
-                job_id = _job(database, spec, request, watcher)
-                job = run_job(database, store, job_id, workers, watcher)
-                finished = _finished(request, job, database)
+                finished = _run(request, spec, store, book, crew, watcher)
             finally:
-                database.close()
+                crew.close()
             for suffix in ("", FAILED_SUFFIX):  # what killed writers left
                 sweep_place(request.out.with_name(request.out.name + suffix))
             remove()
             return finished
+
+
+def _run(request: Request, spec: JobSpec, store: Store, book: str, crew: LocalTransport, watcher: Watcher) -> Finished:
+    """Open the job book, enter the job or find it there, and work on it until it has ended."""
+    from api.database import Database  # noqa: PLC0415 - see where the workers are started
+    from workers.running import enter_job, run_job  # noqa: PLC0415 - likewise
+
+    database = Database(book)
+    try:
+        database.migrate()
+        job_id = enter_job(database, spec, request, watcher)
+        return _finished(request, run_job(database, store, job_id, crew, watcher), database)
+    finally:
+        database.close()
 
 
 def _canonical(request: Request, folder: Path) -> list[tuple[SourceFile, Path]]:
@@ -161,6 +168,8 @@ def _canonical(request: Request, folder: Path) -> list[tuple[SourceFile, Path]]:
         (seeds,) = paths
         cuts = request.cuts.get(seeds.name, {})
         return [(SourceFile(name=seeds.name, sha256=sha256_file(seeds), cuts=cuts), Path(shutil.copy(seeds, folder)))]
+    from api.sources import distinct  # noqa: PLC0415 - see `_run`
+
     staged: list[tuple[SourceFile, Path]] = []
     for i, path in enumerate(paths):
         place = folder / f"{i}.hdf5"
@@ -195,133 +204,22 @@ def asked_for(request: Request, sources: Sequence[SourceFile]) -> JobSpec:
     )
 
 
-def _job(database: Database, spec: JobSpec, request: Request, watcher: Watcher) -> str:
-    """Enter the job, or find the one that an interrupted run of the same request left."""
-    work = work_folder_of(request.out)
-    with database.transaction() as session:
-        there = session.exec(select(Job).order_by(col(Job.created_at)).with_for_update()).first()
-        if there is None:
-            job_id = _id_of(request.out)
-            job = jobs.create(session, spec, name=request.out.name, command=request.command, job_id=job_id)
-            job.out = str(request.out.absolute())
-            return job.id
-        before = job_from_json(there.spec)
-        same = replace(before, **_stop_rules(spec))
-        if same != spec:
-            differing = differences(before.to_json(), spec.to_json())
-            differing = [name for name in differing if name.split(".")[0] not in _stop_rules(spec)]
-            raise SpecError(
-                f"{work} holds unfinished work of another job (differs in: {', '.join(differing)}); run that command "
-                "again to finish it, choose another --out, or remove the folder"
-            )
-        watcher.resumed(there.attempted)
-        # Stop rules may change: what was tried stays valid whatever is asked of it.
-        if before != spec or there.status == "failed":
-            jobs.revise(session, there, spec)
-        elif there.status == "paused":
-            jobs.resume(session, there.id)
-        there.out, there.command, there.paused_for = str(request.out.absolute()), request.command, ""
-        return there.id
-
-
-def _id_of(out: Path) -> str:
-    """Return the id of a command line's job: the same for the same folder, so that nothing depends on the hour."""
-    return f"job_{hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]}"
-
-
-def _stop_rules(spec: JobSpec) -> dict[str, Any]:
-    names = ("episodes", "attempts", "max_attempts", "max_wall_s", "min_success_rate", "min_success_after")
-    return {name: getattr(spec, name) for name in names}
-
-
-def run_job(database: Database, store: Store, job_id: str, workers: int, watcher: Watcher) -> Job:
-    """Dispatch until the job has ended, and return it."""
-    url = database.url.render_as_string(hide_password=False)
-    dispatcher = Dispatcher(
-        database, store, [LocalTransport(store.url, workers=workers, database_url=url)], patience_s=_PATIENCE_S
-    )
-    told = _Told()
-
-    def ended(session: Session) -> bool:
-        job = jobs.get(session, job_id)
-        told.tell(job, watcher)
-        if job.paused_for == "storage":
-            raise StorageError(_storage_sentence(session, job, store))
-        if dispatcher.refuses(job_id):
-            raise BackendError(_unlike_sentence(session, job, store))
-        return job.status in jobs.FINAL
-
-    try:
-        dispatcher.run(ended)
-    finally:
-        dispatcher.close()
-    with database.reading() as session:
-        return jobs.get(session, job_id)
-
-
-def _unlike_sentence(session: Session, job: Job, store: Store) -> str:
-    told = [e.data["differs_in"] for e in jobs.events(session, job.id, limit=100_000) if e.type == "worker.unlike"]
-    return (
-        f"the job in {store.url} was begun by another installation (differs in: {', '.join(told[-1])}), and its "
-        "attempts would not be the same here; go on there, or remove the folder and begin again"
-    )
-
-
-def _storage_sentence(session: Session, job: Job, store: Store) -> str:
-    said = [e.data["message"] for e in jobs.events(session, job.id, limit=100_000) if e.type == "storage.failed"]
-    why = said[-1] if said else "the disk takes no more"
-    return f"an attempt could not be stored in {store.url}: {why}; the same command goes on from there"
-
-
-class _Told:
-    """Tells a watcher what changed since it was last told."""
-
-    def __init__(self) -> None:
-        self._attempted = self._rendered = -1
-
-    def tell(self, job: Job, watcher: Watcher) -> None:
-        """Tell what is new."""
-        if job.attempted and job.attempted != self._attempted:
-            self._attempted = job.attempted
-            watcher.attempts(job.attempted, job.succeeded)
-        if job.status in ("rendering", "finalizing") and job.to_render and job.rendered != self._rendered:
-            self._rendered = job.rendered
-            watcher.rendering(job.rendered, job.to_render)
-
-
 def _finished(request: Request, job: Job, database: Database) -> Finished:
     if job.dataset_id is None:
+        from workers.running import why_nothing  # noqa: PLC0415 - see `_run`
+
         with database.reading() as session:
-            raise _why_nothing(session, job, request)
+            raise why_nothing(session, job, request)
     failed = request.out.with_name(request.out.name + FAILED_SUFFIX)
     return Finished(
         root=request.out,
-        report=request.out / REPORT_FILE,
+        report=request.out / REPORT,
         failed_root=failed if request.keep_failed and failed.exists() else None,
         episodes=job.succeeded,
         attempts=job.attempted,
         rule=job.ended_by,
         advice=job.advice,
         refused=tuple(job.refused),
-    )
-
-
-def _why_nothing(session: Session, job: Job, request: Request) -> Exception:
-    if job.error is not None:
-        message = job.error["message"]
-        if not job.attempted:
-            shutil.rmtree(work_folder_of(request.out), ignore_errors=True)  # nothing to go on with
-        known = job.error["code"].endswith("_request")
-        return (DemoError if known else BackendError)(message)
-    _, _, high = wilson(0, job.attempted)
-    rows = session.exec(select(FailureCount).where(FailureCount.job_id == job.id)).all()
-    worst = sorted(rows, key=lambda row: -row.count)[:3]
-    causes = "; ".join(f"{row.count} x {row.subtask or '-'}: {REASONS.get(row.reason, row.reason)}" for row in worst)
-    return DatasetError(
-        f"none of {job.attempted} attempts at {request.task} {request.generation.variant} succeeded (the true rate is "
-        f"below {100 * high:.0f} %), so there is no dataset to write. What went wrong: {causes}. Try `factory demos "
-        "check` on your demonstrations, a narrower variant, or less noise. The attempts are "
-        "kept: a larger limit goes on from here."
     )
 
 
@@ -338,10 +236,10 @@ def _already_there(request: Request) -> Finished:
     failed = request.out.with_name(request.out.name + FAILED_SUFFIX)
     return Finished(
         root=request.out,
-        report=request.out / REPORT_FILE,
+        report=request.out / REPORT,
         failed_root=failed if request.keep_failed and failed.exists() else None,
         episodes=facts.episodes,
-        attempts=len(read_attempts(request.out)),
+        attempts=len(StoredAttempts(request.out)),
         rule="already finished",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def inspect_dataset(root: Path, *, verify: bool = False) -> dict[str, Any]:
         "failures": [asdict(row) for row in failure_table(attempts)],
         "columns": columns,
         "executor": {k: v for k, v in facts.job.get("executor", {}).items() if k != "model_sha"},
+        "made_by": dict(Counter(a.executor for a in attempts if a.held)),
         "command": facts.job.get("command", ""),
         "verified": verify,
         "digest": dataset_digest(root) if verify else None,

@@ -13,16 +13,20 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING
 
-from api.database import Database
-from api.leases import Work
+from api.messages import Work
 from api.store import Store
 from factory.errors import BackendError
 from workers.processes import SPAWN, become_worker, start_shielded
 from workers.transport import Heard, Lost, News, Ready
+
+if TYPE_CHECKING:
+    from api.database import Database
 
 _MOST_STILLBIRTHS = 5
 """So many workers that die in a row before they are ready mean that none ever will be."""
@@ -171,7 +175,7 @@ def serve(pipe: Connection, name: str, store_url: str, database_url: str | None,
     become_worker()
     from workers.worker import Bench  # noqa: PLC0415 - after the signal is ignored; it imports for half a second
 
-    database = Database(database_url) if database_url else None
+    database = partial(_open_book, database_url) if database_url else None
     bench = Bench(Store(store_url), worker=name, database=database)
     desk = _Desk(pipe)
     try:
@@ -184,6 +188,12 @@ def serve(pipe: Connection, name: str, store_url: str, database_url: str | None,
         pass  # The parent is gone; what was committed stays.
     finally:
         bench.close()
+
+
+def _open_book(url: str) -> Database:
+    from api.database import Database  # noqa: PLC0415 - half a second, and most workers never write a dataset
+
+    return Database(url)
 
 
 class _Desk:

@@ -255,7 +255,9 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
             row["name"], f"{row['dtype']}{row['shape']}", *(_numbers(row.get(k)) for k in ("min", "mean", "max"))
         )
     out.print(table)
-    out.print("made by " + ", ".join(f"{k} {v}" for k, v in facts["executor"].items()))
+    for executor, count in facts["made_by"].items():
+        out.print(f"{count} episodes simulated by {executor}")
+    out.print("made with " + ", ".join(f"{k} {v}" for k, v in facts["executor"].items()))
     if facts["verified"]:
         out.print("[green]verified[/]: every file, video frame, time stamp and index is as it should be")
 
@@ -266,3 +268,44 @@ def _numbers(values: Any) -> str:
     flat = values if isinstance(values, list) else [values]
     shown = [f"{v:.3g}" for v in flat[:4]] if flat and not isinstance(flat[0], list) else ["..."]
     return " ".join(shown) + (" ..." if len(flat) > 4 else "")
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+def print_bench(facts: Mapping[str, Any]) -> None:
+    """Print what `factory bench` measured."""
+    table = Table(title=f"Control of {facts['task']}, CPU time per control step", title_justify="left")
+    for heading in ("scene", "mj_step, us", "compiled", "robosuite", "compiled / mj_step", "robosuite / compiled"):
+        table.add_column(heading, overflow="fold")
+    measured = {facts["task"]: facts["control"]} if "control" in facts else {}
+    for name, control in (measured | facts.get("scenes", {})).items():
+        cost, ratio = control["cpu_us_per_control_step"], control["ratios"]
+        table.add_row(
+            name,
+            *(f"{cost[way]['median']:.0f}" for way in ("mj_step", "compiled", "robosuite")),
+            *(_range(ratio[pair]) for pair in ("compiled_to_mj_step", "robosuite_to_compiled")),
+        )
+    if table.row_count:
+        out.print(table)
+    runs = {"states only": facts["generate"]} if "generate" in facts else {}
+    runs |= {f"two cameras, {preset}": made for preset, made in facts.get("cameras", {}).items()}
+    for name, made in runs.items():
+        out.print(
+            f"[bold]{name}[/]: {made['successes_per_cpu_s']:.2f} episodes a CPU-second "
+            f"({made['episodes']} of {made['attempts']} attempts, {made['cpu_s']:.0f} CPU-s), "
+            f"{made['bytes_per_episode'] / 1024:.0f} KiB each"
+            + (f", {100 * made['share_of_limit']:.0f} % of what mj_step allows" if "share_of_limit" in made else "")
+        )
+    if "generate" in facts:
+        out.print(f"first attempt after {facts['generate']['first_attempt_s']:.1f} s")
+    for name, times in facts.get("over_mimicgen", {}).items():
+        if name != "reference":
+            out.print(f"{name}: {times:.1f} x MimicGen ({'side by side' if 'mimicgen' in facts else 'its known rate'})")
+    for part in ("render", "gpu"):
+        if part in facts:
+            out.print(f"[bold]{part}[/]", facts[part])
+
+
+def _range(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.2f} ({spread['low']:.2f}-{spread['high']:.2f})"

@@ -13,9 +13,7 @@ from api.client import Client
 from api.requests import request_of
 from factory.durable import json_bytes, rename_into_place
 from factory.errors import DatasetError, DemoError
-from workers.finish import FAILED_SUFFIX
-from workers.generate import Finished, Request, Watcher, asked_for, work_folder_of
-from workers.report import FILE as REPORT_FILE
+from workers.generate import FAILED_SUFFIX, REPORT, Finished, Request, Watcher, asked_for, work_folder_of
 
 
 def generate_remotely(request: Request, *, server: str, key: str | None, watcher: Watcher) -> Finished:
@@ -43,7 +41,7 @@ def generate_remotely(request: Request, *, server: str, key: str | None, watcher
             _fetch(client, f"{job.dataset_id}_failed", failed)
     return Finished(
         root=request.out,
-        report=request.out / REPORT_FILE,
+        report=request.out / REPORT,
         failed_root=failed if failed.exists() else None,
         episodes=job.request_counts.succeeded,
         attempts=job.request_counts.attempted,

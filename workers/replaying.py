@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from factory.replay import run_attempts
 from factory.sim import SimBackend
 from factory.sources import prepare_sources
 from factory.specs import TaskSpec
-from sim_tasks.backends import open_backend
+from sim_tasks.backends import executor_name, open_backend
 from sim_tasks.catalog import find_task
 
 
@@ -57,7 +57,7 @@ def replay_dataset(
     """
     facts = open_dataset(root)
     task = find_task(facts.job["task"])
-    backend = open_backend(task, name=facts.job.get("executor", {}).get("backend", "robosuite"))
+    backend = open_backend(task, name=executor_name(facts.job.get("executor", {})))
     try:
         chosen = enumerate(read_episodes(root)) if episode is None else [(episode, read_episode(root, episode))]
         regenerate = _Regenerator(root, task, backend, facts.job) if "seed" in ways else None
@@ -104,7 +104,8 @@ class _Regenerator:
 
     def __init__(self, root: Path, task: TaskSpec, backend: SimBackend, job: Mapping[str, Any]) -> None:
         self._task, self._backend = task, backend
-        self._spec = generation_from_json(job["generation"])
+        # Whole, because failed episodes are stored whole; of a success no byte depends on it.
+        self._spec = replace(generation_from_json(job["generation"]), early_ending=False)
         demos = read_demos(root / SOURCES_PATH)
         cuts = cuts_of([source_from_json(source) for source in job.get("sources", ())])
         self._sources = prepare_sources(backend, task, demos, self._spec, cuts).sources

@@ -9,9 +9,10 @@ import base64
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,20 @@ import numpy as np
 from api import charts
 from factory.dataset_reading import open_dataset
 from factory.diagnosis import REASONS
-from factory.provenance import read_attempts
+from factory.provenance import StoredAttempts
 from factory.statistics import AttemptRecord, failure_table, source_diversity, start_coverage, wilson
 from factory.training import Training, training_commands
+from workers.generate import REPORT
 from workers.pictures import Thumbnail, dataset_thumbnails
-
-FILE = "report.html"
 
 _STILL_M = 1e-3
 """Starts that differ by less than this are one start; a figure of it would only show rounding."""
 
 _SHORT_COMMAND = 100
 """Characters of a command that still fit one line of the page."""
+
+_MOST_DRAWN = 20_000
+"""Attempts that figures look at; more would make the same picture, and a page that no browser opens."""
 
 _MOST_DEMOS = 20
 """Bars of source demos before the rest goes to the table alone."""
@@ -59,7 +62,7 @@ class Report:
 
     name: str
     instructions: tuple[str, ...]
-    attempts: Sequence[AttemptRecord]
+    attempts: Collection[AttemptRecord]
     lengths: Sequence[int]
     fps: int
     frames: int
@@ -77,7 +80,7 @@ def write_report(root: Path) -> Path:
     Raises DatasetError when `root` is not a dataset of ours.
     """
     page = render_page(read_report(root))
-    path = root / FILE
+    path = root / REPORT
     temporary = path.with_suffix(".new")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
@@ -91,7 +94,7 @@ def read_report(root: Path) -> Report:
     return Report(
         name=root.resolve().name,
         instructions=dataset.tasks,
-        attempts=read_attempts(root),
+        attempts=StoredAttempts(root),
         lengths=dataset.lengths,
         fps=dataset.fps,
         frames=dataset.frames,
@@ -106,6 +109,9 @@ def read_report(root: Path) -> Report:
 
 def render_page(report: Report) -> str:
     """Return the HTML page. Every text in it is escaped."""
+    # Counts are of all attempts, gone through one by one; figures and tables of pieces are of some, evenly spread.
+    step = -(-len(report.attempts) // _MOST_DRAWN)
+    some = list(report.attempts) if step <= 1 else list(islice(report.attempts, 0, None, step))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -115,14 +121,14 @@ def render_page(report: Report) -> str:
         report=report,
         outcome=_outcome(report.attempts),
         failures=_failures(report.attempts),
-        starts=_starts(report.attempts),
-        demos=_demos(report.attempts),
+        starts=_starts(some),
+        demos=_demos(some),
         most_demos=_MOST_DEMOS,
-        segments=_segments(report),
+        segments=_segments(report.subtasks, some),
         lengths=charts.histogram(report.lengths) if report.lengths else None,
         episodes=_episodes(report.thumbnails),
         facts=[(name, value) for name, value in _flat(report.job) if name != "command"],
-        executors=sorted({attempt.executor for attempt in report.attempts if attempt.executor}),
+        executors=sorted({attempt.executor for attempt in some if attempt.executor}),
         side=charts.SIDE,
         left=charts.LEFT,
         bottom=charts.BOTTOM,
@@ -130,23 +136,27 @@ def render_page(report: Report) -> str:
     )
 
 
-def _outcome(attempts: Sequence[AttemptRecord]) -> dict[str, Any]:
+def _outcome(attempts: Collection[AttemptRecord]) -> dict[str, Any]:
     """Count, and say what most failures have in common."""
-    n, held = len(attempts), sum(a.outcome == "success" for a in attempts)
+    n, held, touched, steps = len(attempts), 0, 0, 0
+    for attempt in attempts:
+        held += attempt.outcome == "success"
+        touched += attempt.touched or attempt.held
+        steps += attempt.steps
     rate, low, high = wilson(held, n)
     return {
         "n": n,
         "held": held,
         "failed": n - held,
-        "touched": sum(a.touched or a.held for a in attempts),
+        "touched": touched,
         "rate": rate,
         "low": low,
         "high": high,
-        "steps": sum(a.steps for a in attempts),
+        "steps": steps,
     }
 
 
-def _failures(attempts: Sequence[AttemptRecord]) -> list[dict[str, Any]]:
+def _failures(attempts: Collection[AttemptRecord]) -> list[dict[str, Any]]:
     rows = failure_table(attempts)
     arms = {row.eef for row in rows if row.eef}
     most = max((row.count for row in rows), default=1)
@@ -199,14 +209,14 @@ def _demos(attempts: Sequence[AttemptRecord]) -> dict[str, Any]:
     return {"bars": bars, "effective": diversity.effective}
 
 
-def _segments(report: Report) -> list[dict[str, Any]]:
+def _segments(subtasks: Sequence[str], attempts: Sequence[AttemptRecord]) -> list[dict[str, Any]]:
     """Return which rows of which demo were used for which subtask, most used first."""
-    one_arm = len({str(s.get("eef", "")) for a in report.attempts for s in a.sources}) <= 1
+    one_arm = len({str(s.get("eef", "")) for a in attempts for s in a.sources}) <= 1
     pieces: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for use in (s for a in report.attempts for s in a.sources if "subtask" in s):
+    for use in (s for a in attempts for s in a.sources if "subtask" in s):
         number = use["subtask"]
-        named = one_arm and isinstance(number, int) and number < len(report.subtasks)
-        subtask = report.subtasks[number] if named else f"{use.get('eef', '')} {number}".strip()
+        named = one_arm and isinstance(number, int) and number < len(subtasks)
+        subtask = subtasks[number] if named else f"{use.get('eef', '')} {number}".strip()
         pieces.setdefault((str(use["demo"]), subtask), []).append(use)
     rows = [
         {

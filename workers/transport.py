@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from api.leases import Answer, Work
+from api.messages import Answer, Work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,13 @@ import tempfile
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from api.database import Database
-from api.leases import Answer, AttemptDone, Done, Drawn, Failed, Opened, Work
+from api.messages import Answer, AttemptDone, Done, Drawn, Failed, Opened, Work
 from api.specs import JobSpec, cuts_of, job_from_json
 from api.store import NotStoredError, Store
 from factory import poses
@@ -41,6 +40,7 @@ from sim_tasks.catalog import find_task
 from workers.render import open_renderer, render_info, render_shard
 
 if TYPE_CHECKING:
+    from api.database import Database
     from sim_tasks.backends.rendering import EpisodeRenderer
 
 _OPEN_AT_ONCE = 2
@@ -54,7 +54,7 @@ class _Workbench:
 
     task: TaskSpec
     backend: SimBackend
-    sources: tuple[Source, ...]
+    sources: Sequence[Source]
     refused: tuple[str, ...]
     executor: Mapping[str, str]
 
@@ -73,7 +73,7 @@ class Bench:
     """What one worker process has open."""
 
     def __init__(
-        self, store: Store, *, worker: str, scratch: Path | None = None, database: Database | None = None
+        self, store: Store, *, worker: str, scratch: Path | None = None, database: Callable[[], Database] | None = None
     ) -> None:
         """Open a bench.
 
@@ -81,7 +81,7 @@ class Bench:
             store: where demonstrations are read and shards are kept.
             worker: this worker's id.
             scratch: folder for temporary files; the system's by default.
-            database: the job book, for units that write datasets.
+            database: opens the job book, for units that write datasets; most workers never need it.
         """
         self._store, self._worker, self._database = store, worker, database
         self._scratch = scratch
@@ -135,7 +135,10 @@ class Bench:
         )
         indices = (index for index in work.indices if wanted())
         begun = time.perf_counter()
-        for result in run_attempts(bench.backend, bench.task, bench.sources, spec.generation, indices):
+        # Failed episodes that are kept are wanted whole.
+        early = spec.generation.early_ending and not spec.keep_failed
+        recipe = replace(spec.generation, early_ending=early)
+        for result in run_attempts(bench.backend, bench.task, bench.sources, recipe, indices):
             sha256, size = "", 0
             if result.held or (spec.keep_failed and len(result)):
                 sha256, size = self._keep(work.job_id, spec, bench, result, wanted)
@@ -256,7 +259,8 @@ class Bench:
         spec = job_from_json(work.payload["spec"])
         bench, look = self._open(spec), spec.render or RenderSpec()
         (index,) = work.indices
-        (result,) = run_attempts(bench.backend, bench.task, bench.sources, spec.generation, [index])
+        whole = replace(spec.generation, early_ending=False)
+        (result,) = run_attempts(bench.backend, bench.task, bench.sources, whole, [index])
         episode = episode_of(result, bench.task, spec.generation, bench.executor)
         name = str(work.payload["name"])
         with tempfile.TemporaryDirectory(dir=self._folder()) as folder:
@@ -300,7 +304,11 @@ class Bench:
 
         if self._database is None:
             raise StorageError("this worker has no job book and cannot write datasets")
-        result = finalize(self._database, self._store, work.job_id)
+        book = self._database()
+        try:
+            result = finalize(book, self._store, work.job_id)
+        finally:
+            book.close()
         yield Done(unit=work.unit, epoch=work.epoch, result=result)
 
     def _push(self, work: Work, wanted: Callable[[], bool]) -> Iterator[Answer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from sqlmodel import Session, col, select
 
 from api import charts, jobs
 from api.pages import overview
+from api.records import records_of
 from api.store import Store
-from api.tables import Attempt, Dataset, Job
+from api.tables import Dataset, Job
 from factory.errors import FactoryError
 from factory.statistics import AttemptRecord, source_diversity, start_coverage, wilson
 from factory.training import training_commands
@@ -34,14 +36,7 @@ _NO_FACTS: Mapping[str, Any] = {
 
 def attempts_of(session: Session, job: Job) -> list[AttemptRecord]:
     """Return the attempts that count, failures included."""
-    query = select(Attempt.record).where(Attempt.job_id == job.id, col(Attempt.idx) < job.prefix)
-    return [_record(record) for record in session.exec(query.order_by(col(Attempt.idx)).limit(_MOST_ATTEMPTS))]
-
-
-def _record(value: Mapping[str, Any]) -> AttemptRecord:
-    poses = {name: tuple(pose) for name, pose in value.get("start_poses", {}).items()}
-    fields: dict[str, Any] = {**value, "sources": tuple(value.get("sources", ())), "start_poses": poses}
-    return AttemptRecord(**fields)
+    return list(islice(records_of(session, job), _MOST_ATTEMPTS))
 
 
 def made_by(job: Job) -> dict[str, Any]:

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from factory.errors import BackendError, unknown_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from factory.sim import SimBackend
     from factory.specs import TaskSpec
 
-BACKENDS = ("kinematic", "robosuite")
+BACKENDS = ("kinematic", "robosuite", "robosuite/exact", "mjwarp")
+
+_CONTROL_MODES: Mapping[str, Literal["compiled", "exact", "robosuite"]] = {
+    "robosuite": "compiled",
+    "robosuite/compiled": "compiled",
+    "robosuite/exact": "exact",
+    "robosuite/robosuite": "robosuite",
+}
+
+
+def executor_name(executor: Mapping[str, str]) -> str:
+    """Return the name under which `open_backend` opens what an episode's provenance says made it."""
+    backend, mode = executor.get("backend", "robosuite"), executor.get("control_mode", "exact")
+    return f"{backend}/{mode}" if backend == "robosuite" else backend
 
 
 def open_backend(task: TaskSpec, *, name: str = "robosuite", num_envs: int = 1) -> SimBackend:
     """Open a task in a simulator.
+
+    Args:
+        task: the task.
+        name: one of `BACKENDS`; "robosuite/exact" and "robosuite/robosuite" choose how robosuite's controls are
+            computed, see `robosuite.RobosuiteBackend`.
+        num_envs: environments kept apart.
 
     Raises:
         BackendError: the backend is unknown, is not installed, or cannot build the scene.
@@ -23,12 +44,20 @@ def open_backend(task: TaskSpec, *, name: str = "robosuite", num_envs: int = 1) 
         from sim_tasks.backends.kinematic import KinematicBackend
 
         return KinematicBackend(task, num_envs=num_envs)
-    if name == "robosuite":
+    if name in _CONTROL_MODES:
         try:
             from sim_tasks.backends.robosuite import RobosuiteBackend
         except ImportError as error:
             raise BackendError(
                 f"the robosuite backend is not installed ({error}); install trajectory-factory[sim]"
             ) from error
-        return RobosuiteBackend(task, num_envs=num_envs)
+        return RobosuiteBackend(task, num_envs=num_envs, control_mode=_CONTROL_MODES[name])
+    if name == "mjwarp":
+        try:
+            from sim_tasks.backends.mjwarp.backend import MjwarpBackend
+        except ImportError as error:
+            raise BackendError(
+                f"the mjwarp backend is not installed ({error}); install trajectory-factory[sim,gpu]"
+            ) from error
+        return MjwarpBackend(task, num_envs=num_envs)
     raise BackendError(unknown_name("backend", name, BACKENDS))

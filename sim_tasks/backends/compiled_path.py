@@ -114,7 +114,7 @@ class CompiledPath:
             UnsupportedControlError: a controller is of a kind or with options that are not compiled.
         """
         self._model, self._data = model, data
-        self._substeps = substeps
+        self.substeps = substeps
         self._sim: Memory = memory_of(model, data)
         self._parts: Controllers = controllers.tables(model, robots)
         self._names = controllers.part_names(robots)
@@ -183,7 +183,7 @@ class CompiledPath:
         )
 
     def _run(self, hands: Hands, plan: Plan, record: Record) -> Outcome:
-        done, stable = run_block(self._sim, self._parts, hands, self._senses, plan, record, self._substeps)
+        done, stable = run_block(self._sim, self._parts, hands, self._senses, plan, record, self.substeps)
         joints = record.qpos[:, self._reader.joint_addresses] if self._reader else np.empty((len(record.time), 0))
         rows = Rows(
             positions=record.positions,

@@ -31,10 +31,11 @@ Table = NDArray[np.void]
 NULLSPACE_KP = 10.0
 """robosuite's stiffness towards the start posture, 1/s^2; damping is critical."""
 
-SINGULAR = 2e-3
-"""A squared pivot this small against the matrix's largest diagonal element is near enough to a singularity. Rounding,
-in both ways of computing, grows with the inverse of this number: at 2e-3 torques of 150 Nm agree to 7e-10 Nm, at 3e-5
-only to 3e-8. A Panda at work stays above it."""
+SINGULAR = 0.02
+"""What may be left of a diagonal element once the rows before it are accounted for; less is near enough to a
+singularity. Rounding, in both ways of computing, grows with the inverse of this share and with the torques: at 0.02
+torques of some 100 Nm agree to 1e-10 Nm, at 3e-4 only to 1e-8. Two Pandas waving about wildly fall below it in one
+physics step of a hundred, at work hardly ever."""
 
 DERIVATIVE_STEPS = 5
 """Length of the average over a velocity controller's error differences, robosuite's number."""
@@ -388,15 +389,15 @@ def _decoupled_by_pseudo_inverse(sim: Memory, parts: Controllers, arm: Any) -> N
 
 @compiled
 def _cholesky(A: Array, n: int, smallest: float) -> bool:
-    """Replace the lower triangle of a symmetric matrix by its Cholesky factor; False when it is (nearly) singular."""
-    largest = 0.0
-    for i in range(n):
-        largest = max(largest, A[i, i])
+    """Replace the lower triangle of a symmetric matrix by its Cholesky factor; False when it is (nearly) singular.
+
+    `smallest` is the least share of a diagonal element that its pivot may be, a number without unit.
+    """
     for j in range(n):
         pivot = A[j, j]
         for k in range(j):
             pivot -= A[j, k] * A[j, k]
-        if not pivot > smallest * largest:
+        if not pivot > smallest * A[j, j]:
             return False
         root = math.sqrt(pivot)
         A[j, j] = root

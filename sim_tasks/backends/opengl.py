@@ -39,6 +39,14 @@ def open_context(width: int, height: int) -> Any:
         raise missing(error) from error
 
 
+def device_name() -> str:
+    """Return what the current context draws with: a graphics card's name, or llvmpipe's for drawing in software."""
+    from OpenGL import GL  # noqa: PLC0415 - chooses its platform when imported
+
+    name = GL.glGetString(GL.GL_RENDERER)
+    return name.decode() if name else "unknown"
+
+
 def missing(error: Exception) -> BackendError:
     """Return the sentence for what went wrong while OpenGL was loaded.
 

@@ -199,6 +199,26 @@ class RobosuiteBackend:
         """Release robosuite's environment."""
         self._env.close()
 
+    @property
+    def compiled_path(self) -> CompiledPath | None:
+        """The compiled controllers, working on `data`; None in the other control modes."""
+        return self._path
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The compiled scene."""
+        return self._model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """The simulation, in the state of the environment used last."""
+        return self._data
+
+    @property
+    def environment(self) -> Any:
+        """The robosuite environment around them."""
+        return self._env
+
     # --- one environment at a time ----------------------------------------------------------------------------------
 
     def _enter(self, env: int) -> None:

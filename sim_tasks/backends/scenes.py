@@ -7,12 +7,14 @@ import ctypes
 import gc
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sim_tasks.backends import compat  # isort: skip - before robosuite, whose import it quiets
 import robosuite
+from robosuite.controllers import load_composite_controller_config
 from robosuite.environments.base import REGISTERED_ENVS
 from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
 from robosuite.models.arenas import TableArena
@@ -56,6 +58,26 @@ class TableScene(ManipulationEnv):
 
     def _check_success(self) -> bool:
         return False
+
+
+def open_environment(scene: str, robots: Sequence[str], controller: str | None = None) -> Any:
+    """Return one of robosuite's environments, reset, without pictures; `controller` names a composite controller."""
+    compat.apply()
+    config = None if controller is None else load_composite_controller_config(controller=controller, robot=robots[0])
+    environment = robosuite.make(
+        scene,
+        robots=list(robots),
+        controller_configs=config,
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        use_camera_obs=False,
+        hard_reset=False,
+        ignore_done=True,
+        control_freq=20,
+        seed=0,
+    )
+    environment.reset()
+    return environment
 
 
 def build_environment(task: TaskSpec) -> Any:

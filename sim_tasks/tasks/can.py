@@ -36,6 +36,9 @@ _BIN = PlacementSpec(
     reference_m=_BIN2_M,
 )
 
+# robosuite: the can's middle is over the quarter with larger x and y, and less than 10 cm above the bin's frame.
+_IN_COMPARTMENT = within("can", "bin", (0.0, 0.0, 0.0), (_BIN_SIZE_M[0] / 2, _BIN_SIZE_M[1] / 2, 0.1))
+
 TASK = TaskSpec(
     name="can",
     description="Move a can from one bin to its place in another.",
@@ -70,8 +73,8 @@ TASK = TaskSpec(
     },
     signals={"can_grasped": held("can")},
     held={"can": held("can")},
-    # robosuite: the can's middle is over the quarter with larger x and y, and less than 10 cm above the bin's frame.
-    success=both(within("can", "bin", (0.0, 0.0, 0.0), (_BIN_SIZE_M[0] / 2, _BIN_SIZE_M[1] / 2, 0.1)), released("can")),
+    success=both(_IN_COMPARTMENT, released("can")),
+    needs={"can": _IN_COMPARTMENT},  # the bins cannot move
     settle_steps=10,
     aliases={"grasp": "can_grasped", "Can": "can"},
     environments=("PickPlaceCan", "Can", "Can_D0"),

@@ -57,6 +57,7 @@ TASK = TaskSpec(
     signals={"cube_grasped": held("cube")},
     held={"cube": held("cube")},
     success=above("cube", _TABLE_M + 0.04),
+    needs={"cube": above("cube", _TABLE_M + 0.04)},
     settle_steps=10,
     aliases={"grasp": "cube_grasped"},
     environments=("Lift", "Lift_D0", "Lift_D1"),

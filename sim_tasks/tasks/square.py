@@ -42,6 +42,10 @@ def _peg(x_m: tuple[float, float], y_m: tuple[float, float], yaw_rad: tuple[floa
     )
 
 
+# robosuite: within 3 cm of the peg's axis and below 5 cm over the table, which is 2 cm above the peg's frame; no lower
+# bound there, and -0.1 m, below the table, is none here.
+_ON_PEG = within("nut", "peg", (-0.03, -0.03, -0.1), (0.03, 0.03, 0.05 - _PEG_ABOVE_TABLE_M))
+
 TASK = TaskSpec(
     name="square",
     description="Put a square nut on a square peg.",
@@ -84,9 +88,8 @@ TASK = TaskSpec(
     },
     signals={"nut_grasped": held("nut")},
     held={"nut": held("nut")},
-    # robosuite: within 3 cm of the peg's axis and below 5 cm over the table, which is 2 cm above the peg's frame; no
-    # lower bound there, and -0.1 m, below the table, is none here.
-    success=both(within("nut", "peg", (-0.03, -0.03, -0.1), (0.03, 0.03, 0.05 - _PEG_ABOVE_TABLE_M)), released("nut")),
+    success=both(_ON_PEG, released("nut")),
+    needs={"nut": _ON_PEG},  # the peg cannot move
     settle_steps=20,  # falling 6 cm and coming to rest takes about half a second
     aliases={"square_nut": "nut", "square_peg": "peg", "SquareNut": "nut", "peg1": "peg", "grasp": "nut_grasped"},
     environments=("NutAssemblySquare", "Square", "Square_D0", "Square_D1", "Square_D2"),

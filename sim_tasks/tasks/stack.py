@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from factory.specs import ObjectSpec, PlacementSpec, ResetSpec, SceneSpec, SubtaskSpec, TaskSpec
 from sim_tasks.robots import PANDA
-from sim_tasks.tasks.predicates import grasp_contacts, held, stacked
+from sim_tasks.tasks.predicates import above, grasp_contacts, held, stacked
 
 _TABLE_M = 0.8
 """Height of the table's surface."""
@@ -64,6 +64,7 @@ TASK = TaskSpec(
     held={"cubeA": held("cubeA"), "cubeB": held("cubeB")},
     # 4 cm: cube A's centre cannot be higher than 2.9 cm while one of its edges is on the table.
     success=stacked("cubeA", "cubeB", _TABLE_M + 0.04),
+    needs={"cubeA": above("cubeA", _TABLE_M + 0.04)},
     settle_steps=10,
     aliases={"grasp": "cubeA_grasped"},
     environments=("Stack", "Stack_D0", "Stack_D1"),

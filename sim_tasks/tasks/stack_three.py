@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from factory.specs import BoxSpec, ObjectSpec, PlacementSpec, ResetSpec, SceneSpec, SubtaskSpec, TaskSpec
 from sim_tasks.robots import PANDA
-from sim_tasks.tasks.predicates import both, grasp_contacts, held, stacked
+from sim_tasks.tasks.predicates import above, both, grasp_contacts, held, stacked
 
 _TABLE_M = 0.8
 """Height of the table's surface."""
@@ -97,6 +97,7 @@ TASK = TaskSpec(
     signals={"cubeA_grasped": held("cubeA"), "cubeA_stacked": _A_ON_B, "cubeC_grasped": held("cubeC")},
     held={"cubeA": held("cubeA"), "cubeB": held("cubeB"), "cubeC": held("cubeC")},
     success=both(_A_ON_B, _C_ON_A),
+    needs={"cubeA": above("cubeA", _TABLE_M + 0.04), "cubeC": above("cubeC", _TABLE_M + 0.08)},
     settle_steps=10,
     aliases={"grasp_1": "cubeA_grasped", "stack_1": "cubeA_stacked", "grasp_2": "cubeC_grasped"},
     environments=("StackThree", "StackThree_D0", "StackThree_D1"),

@@ -1,0 +1,184 @@
+"""Measures the GPU road on this machine: attempts in lock step, frames, and what the CPU road does on the same cores.
+
+Throughput is counted in wall time, because a GPU's work is not CPU time: run it on an otherwise idle machine. Opening
+backends, compiling kernels and capturing graphs are not counted; a service pays them once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from typing import TYPE_CHECKING, Any
+
+from factory.demos import read_demos
+from factory.errors import BackendError
+from factory.recording import episode_of
+from factory.replay import run_attempts
+from factory.sim import Hold
+from factory.sources import prepare_sources
+from factory.specs import GenerationSpec, RenderSpec
+from sim_tasks.backends import open_backend
+from sim_tasks.catalog import find_task
+from workers.generate import seeds_path
+from workers.processes import single_threaded, usable_cores
+
+if TYPE_CHECKING:
+    from factory.episodes import Episode
+
+NO_CUDA = "unmeasured: no CUDA device"
+NOT_INSTALLED = "unmeasured: trajectory-factory[sim,gpu] is not installed"
+
+PRESETS = ("faithful", "fast")
+FRAMES = 400
+"""Pictures drawn per preset: enough for seconds on a GPU, where one takes milliseconds."""
+
+_START_LIMIT_S = 600.0
+
+CPU_ATTEMPTS = 12
+"""Attempts per process of the scaling measurement: some ten seconds each."""
+
+
+def measure(
+    task: str,
+    worlds: int = 4096,
+    *,
+    rounds: int = 3,
+    seed: int = 2026,
+    cores: int = 16,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Return what this machine's GPU does with a task, JSON-ready; without a CUDA device it says so and does nothing.
+
+    Args:
+        task: name in the catalog; its shipped seeds are the sources.
+        worlds: environments on the device.
+        rounds: attempts per world, on average.
+        seed: of the attempts.
+        cores: most processes of the CPU road to scale to; never more than the machine has.
+        device: Warp's name of a device; None means the first CUDA device, "cpu" measures Warp's CPU device instead.
+
+    Raises:
+        SpecError: no such task.
+    """
+    find_task(task)
+    facts: dict[str, Any] = {"task": task, "worlds": worlds, "seed": seed, "cores": usable_cores()}
+    try:
+        import warp  # noqa: PLC0415 - an extra; without it there is nothing to measure
+    except ImportError:
+        return {**facts, "status": NOT_INSTALLED}
+    if device is None and not warp.is_cuda_available():
+        return {**facts, "status": NO_CUDA}
+    attempts, episodes = measure_attempts(task, worlds, count=rounds * worlds, seed=seed, device=device)
+    return {
+        **facts,
+        "status": "measured",
+        "attempts": attempts,
+        "frames_per_s": measure_frames(task, episodes[0]) if episodes else "unmeasured: no episode to draw",
+        "cpu_road": measure_cpu_road(task, seed=seed, most=min(cores, usable_cores())),
+    }
+
+
+def measure_attempts(
+    task_name: str, worlds: int, *, count: int, seed: int, device: str | None = None
+) -> tuple[dict[str, Any], list[Episode]]:
+    """Run attempts in lock step, and a share of the episodes again on the CPU; returns figures and the episodes."""
+    from sim_tasks.backends.mjwarp.backend import MjwarpBackend  # noqa: PLC0415 - brings the simulator
+    from sim_tasks.backends.mjwarp.cpu_check import verify_on_cpu  # noqa: PLC0415
+
+    task, spec = find_task(task_name), _generation(seed)
+    backend = MjwarpBackend(task, num_envs=worlds, device=device)
+    cpu = open_backend(task)
+    try:
+        sources = prepare_sources(backend, task, read_demos(seeds_path(task_name)), spec).sources
+        backend.reset_to(0, read_demos(seeds_path(task_name))[0])
+        backend.advance({0: {eef: Hold(steps=1) for eef in task.robot.eefs}})  # compiles and captures
+        before = (backend.world_steps, backend.device_steps)
+        executor, episodes, failures = backend.describe(), [], 0
+        began = time.perf_counter()
+        for result in run_attempts(backend, task, sources, spec, range(count)):
+            failures += not result.held
+            if result.held:
+                episodes.append(episode_of(result, task, spec, executor))
+        wall = time.perf_counter() - began
+        used, spent = backend.world_steps - before[0], backend.device_steps - before[1]
+        agreement = verify_on_cpu(episodes, cpu)
+    finally:
+        backend.close()
+        cpu.close()
+    figures = {
+        "device": executor["device"],
+        "versions": {name: executor[name] for name in ("mujoco", "mujoco-warp", "warp-lang", "robosuite")},
+        "attempts": count,
+        "successes": len(episodes),
+        "wall_s": wall,
+        "attempts_per_s": count / wall,
+        "successes_per_s": len(episodes) / wall,
+        "control_steps_per_s": used / wall,
+        "lock_step_share": used / max(1, spent),
+        "simulator_share": backend.simulator_seconds / wall,
+        "stopped_worlds": dict(backend.losses),
+        "run_again_on_cpu": agreement.summary(),
+    }
+    return figures, episodes
+
+
+def measure_frames(task_name: str, episode: Episode) -> dict[str, float | str]:
+    """Return pictures a second by preset, one camera's 256 x 256 image each, drawn from an episode's states."""
+    from workers.render import open_renderer  # noqa: PLC0415 - brings the simulator
+
+    rates: dict[str, float | str] = {}
+    for preset in PRESETS:
+        try:
+            renderer = open_renderer(task_name, RenderSpec(preset=preset))
+        except BackendError as error:
+            rates[preset] = f"unmeasured: {error}"
+            continue
+        with renderer:
+            overrides = episode.start.overrides if episode.start else {}
+            drawn, began = 0, time.perf_counter()
+            while drawn < FRAMES:
+                for images in renderer.frames(episode.sim_states, overrides, visual_stream=None):
+                    drawn += len(images)
+            rates[preset] = drawn / (time.perf_counter() - began)
+    return rates
+
+
+def measure_cpu_road(task: str, *, seed: int, most: int) -> dict[str, float]:
+    """Return attempts a second of the CPU road with 1, 2, 4, ... processes, each on its own part of the attempts."""
+    counts = [1 << power for power in range(max(1, most).bit_length()) if 1 << power <= max(1, most)]
+    return {str(count): _cpu_rate(task, seed, count) for count in counts}
+
+
+def _cpu_rate(task: str, seed: int, processes: int) -> float:
+    single_threaded()
+    context = multiprocessing.get_context("spawn")
+    together, walls = context.Barrier(processes), context.Queue()
+    children = [
+        context.Process(target=_cpu_child, args=(task, seed, number, together, walls)) for number in range(processes)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    if any(child.exitcode for child in children):
+        raise BackendError(f"of {processes} processes of the CPU road some died: {[c.exitcode for c in children]}")
+    return processes * CPU_ATTEMPTS / max(walls.get() for _ in children)
+
+
+def _cpu_child(task_name: str, seed: int, number: int, together: Any, walls: Any) -> None:
+    task, spec = find_task(task_name), _generation(seed)
+    backend = open_backend(task)
+    sources = prepare_sources(backend, task, read_demos(seeds_path(task_name)), spec).sources
+    indices = range(number * (CPU_ATTEMPTS + 1), (number + 1) * (CPU_ATTEMPTS + 1))
+    list(run_attempts(backend, task, sources, spec, indices[:1]))  # compiles
+    together.wait(_START_LIMIT_S)  # breaks, and ends all children, when one of them died on the way
+    began = time.perf_counter()
+    for _ in run_attempts(backend, task, sources, spec, indices[1:]):
+        pass
+    walls.put(time.perf_counter() - began)
+    backend.close()
+
+
+def _generation(seed: int) -> GenerationSpec:
+    """What `factory generate` does by default."""
+    return GenerationSpec(seed=seed, use_symmetry=True, paced_bridge=True)
