@@ -147,7 +147,7 @@ class JobRequest(Body):
     formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=2)] = ("lerobot",)
     keep_failed: bool = False
     mixed: bool = Field(default=False, description="Let machines of different kinds work on it; see the guide.")
-    backend: Literal["robosuite", "robosuite/exact", "kinematic", "mjwarp"] = Field(
+    backend: Literal["robosuite", "robosuite/exact", "kinematic"] = Field(
         default="robosuite",
         description="Simulator. `robosuite/exact` computes robosuite's controls bit for bit, four times as slowly.",
     )

@@ -29,7 +29,7 @@ COPY docker/10_nvidia.json /usr/share/glvnd/egl_vendor.d/
 COPY --from=install /opt/venv /opt/venv
 COPY --chmod=0755 docker/ray-node.sh /usr/local/bin/ray-node
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 \
-    MUJOCO_GL=egl NUMBA_CACHE_DIR=/tmp/numba
+    MUJOCO_GL=egl NUMBA_CACHE_DIR=/tmp/numba FACTORY_CACHE_DIR=/tmp/factory-cache
 USER 10001:10001
 WORKDIR /data
 CMD ["factory", "--help"]

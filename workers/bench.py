@@ -17,7 +17,7 @@ from workers import bench_control, bench_generate, bench_mimicgen
 from workers.generate import seeds_path
 from workers.processes import usable_cores
 
-PARTS = ("control", "scenes", "generate", "cameras", "render")
+PARTS = ("control", "engine", "scenes", "generate", "cameras", "render")
 """What is measured, in this order; every part can be left out."""
 
 REFERENCE = {
@@ -89,6 +89,9 @@ def bench(request: BenchRequest, *, tell: Callable[[str], None] = lambda _: None
         tell(f"control path along {request.attempts} attempts of {request.task}")
         measured = bench_control.measure_task(task, demos, spec, attempts=request.attempts, rounds=request.rounds)
         facts |= {"control": measured, "ratios": measured["ratios"]}
+    if "engine" in request.parts:
+        tell("where the time of whole attempts goes")
+        facts["engine"] = bench_control.measure_engine(task, demos, spec, attempts=30)
     if "scenes" in request.parts:
         facts["scenes"] = {}
         for name in bench_control.SCENES:

@@ -9,16 +9,21 @@ it counts hardly at all.
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.demos import Demo
+from factory.episodes import write_shard
 from factory.errors import BackendError
+from factory.metering import break_down
 from factory.replay import run_attempts
 from factory.sources import prepare_sources
 from factory.specs import GenerationSpec, TaskSpec
@@ -85,6 +90,31 @@ def measure_task(
     exact.close()
     backend.close()
     return facts | {"robot": task.robot.name, "attempts": attempts}
+
+
+def measure_engine(task: TaskSpec, demos: Sequence[Demo], spec: GenerationSpec, *, attempts: int) -> dict[str, Any]:
+    """Return where the CPU time of whole attempts goes, kept episodes written to disk included, JSON-ready."""
+    from sim_tasks.backends.robosuite import RobosuiteBackend  # noqa: PLC0415 - brings the simulator
+
+    backend = RobosuiteBackend(task)
+    sources = prepare_sources(backend, task, demos, spec).sources
+    with tempfile.TemporaryDirectory(prefix="factory-bench-") as folder:
+        found = break_down(
+            backend,
+            task,
+            sources,
+            spec,
+            range(attempts),
+            clock=time.process_time,
+            write=partial(write_shard, Path(folder)),
+        )
+    backend.close()
+    return {
+        "attempts": found.attempts,
+        "control_steps": found.steps,
+        "cpu_ms_per_attempt": {part: 1e3 * seconds / found.attempts for part, seconds in found.seconds.items()},
+        "engine_share": found.engine_share,
+    }
 
 
 def measure_scene(name: str, *, steps: int = 60, rounds: int) -> dict[str, Any]:

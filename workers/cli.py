@@ -198,10 +198,10 @@ def generate(
     paraphrases: Annotated[bool, typer.Option(help="Vary the wording of the instruction.")] = False,
     early_ending: Annotated[bool, typer.Option(help="End attempts as soon as they can be proved hopeless.")] = True,
     backend: Annotated[
-        Literal["robosuite", "robosuite/exact", "kinematic", "mjwarp"],
+        Literal["robosuite", "robosuite/exact", "kinematic"],
         typer.Option(
             help="Simulator: robosuite with compiled control, or with its own controls bit for bit; kinematic has no "
-            "physics; mjwarp needs a CUDA device to be fast."
+            "physics."
         ),
     ] = "robosuite",
     max_wall_s: Annotated[
@@ -221,9 +221,13 @@ def generate(
     The same command again goes on where it was interrupted. Results depend on the seed alone, not on the number of
     workers. With --server a service does the work and the dataset is fetched when it is there.
     """
+    from sim_tasks.backends.compiling import is_compiled
     from workers import printing
     from workers.generate import Request, describe
     from workers.generate import generate as run
+
+    if server is None and backend == "robosuite" and not is_compiled():
+        typer.secho("compiling the control path, once on this machine: about a minute", err=True, dim=True)
 
     request = Request(
         task=task,
@@ -289,7 +293,8 @@ def bench(
     ] = None,
     mimicgen: Annotated[bool, typer.Option("--mimicgen", help="Generate with plain MimicGen's settings.")] = False,
     without: Annotated[
-        str, typer.Option(help="Comma-separated parts to leave out: control, scenes, generate, cameras, render.")
+        str,
+        typer.Option(help="Comma-separated parts to leave out: control, engine, scenes, generate, cameras, render."),
     ] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Alternations of what is compared.")] = 7,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes generated without pictures.")] = 400,

@@ -297,6 +297,9 @@ def print_bench(facts: Mapping[str, Any]) -> None:
             f"{made['bytes_per_episode'] / 1024:.0f} KiB each"
             + (f", {100 * made['share_of_limit']:.0f} % of what mj_step allows" if "share_of_limit" in made else "")
         )
+    if "engine" in facts:
+        parts = ", ".join(f"{part} {ms:.1f}" for part, ms in facts["engine"]["cpu_ms_per_attempt"].items())
+        out.print(f"engine share of an attempt: {100 * facts['engine']['engine_share']:.1f} % (CPU ms: {parts})")
     if "generate" in facts:
         out.print(f"first attempt after {facts['generate']['first_attempt_s']:.1f} s")
     for name, times in facts.get("over_mimicgen", {}).items():

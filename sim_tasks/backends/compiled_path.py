@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_tasks.backends import controllers
-from sim_tasks.backends.compiling import compiled
+from sim_tasks.backends.compiling import compiled, compiling_once
 from sim_tasks.backends.control_laws import Controllers, apply_controls, set_goals
 from sim_tasks.backends.libmujoco import (
     Memory,
@@ -122,7 +122,8 @@ class CompiledPath:
         self._hands, self._senses = (_no_hands(), _no_senses(model)) if reader is None else _scene(reader)
         self.action_dim = sum(int(robot.action_dim) for robot in robots)
         # A block of no steps: machine code is made, or read from disk, now and not in somebody's first attempt.
-        self.play(np.empty((0, self.action_dim), np.float32))
+        with compiling_once():
+            self.play(np.empty((0, self.action_dim), np.float32))
 
     # --- memory -----------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,13 @@
 # pyright: basic
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,23 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     finally:
         settings.CACHE_DIR = before
+
+
+@contextmanager
+def compiling_once() -> Iterator[None]:
+    """Where nothing is compiled yet, let one process of this machine do it while the others wait and then read it."""
+    if is_compiled():
+        yield
+        return
+    try:
+        code_folder().mkdir(parents=True, exist_ok=True)
+        lock = (code_folder() / "lock").open("w")
+    except OSError:  # nothing can be kept, so there is nothing to wait for
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the kernel however this process ends
+        yield
 
 
 def is_compiled() -> bool:
