@@ -90,7 +90,10 @@ def test_many_watchers_share_one_question(tmp_path: Path, monkeypatch: pytest.Mo
         watchers = [threading.Thread(target=watch) for _ in range(6)]
         for watcher in watchers:
             watcher.start()
-        time.sleep(0.5)
+        end = time.monotonic() + 20
+        while live._open[""] < 6:
+            assert time.monotonic() < end, "not all streams were opened"
+            time.sleep(0.02)
         problem(httpx.get(f"{url}/v1/jobs/{job['id']}/events/stream"), 429, "too_many_streams")
         begun, before = time.monotonic(), len(asked)
         time.sleep(0.6)

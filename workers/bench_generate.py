@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from factory.errors import BackendError
+from factory.provenance import read_attempts
 
 
 def measure(task: str, *, episodes: int, workers: int, options: Sequence[str]) -> dict[str, Any]:
@@ -29,15 +31,19 @@ def measure(task: str, *, episodes: int, workers: int, options: Sequence[str]) -
     folder = Path(tempfile.mkdtemp(prefix="factory-bench-"))
     out = folder / task
     command = ["generate", task, "--episodes", str(episodes), "--workers", str(workers), "--out", str(out), *options]
-    before, began = os.times(), time.time()
     try:
-        done = subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "workers", *command, "--json"], capture_output=True, text=True, check=False
-        )
-        after, ended = os.times(), time.time()
-        if done.returncode != 0:
-            raise BackendError(f"factory {' '.join(command)} failed: {done.stderr.strip()[-500:]}")
-        attempts, steps, first = _book(folder / f"{task}.work")
+        with (folder / "said").open("w+", encoding="utf-8") as said:
+            before, began = os.times(), time.time()
+            running = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "workers", *command, "--json"], stdout=subprocess.DEVNULL, stderr=said
+            )
+            first = _first_attempt(running, folder / f"{task}.work" / "book.db")
+            running.wait()
+            after, ended = os.times(), time.time()
+            said.seek(0)
+            if running.returncode != 0:
+                raise BackendError(f"factory {' '.join(command)} failed: {said.read().strip()[-500:]}")
+        attempts = read_attempts(out)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         info = json.loads((out / "meta" / "info.json").read_text(encoding="utf-8"))
     finally:
@@ -48,23 +54,26 @@ def measure(task: str, *, episodes: int, workers: int, options: Sequence[str]) -
         "command": "factory " + " ".join(["generate", task, "--episodes", str(episodes), *options]),
         "workers": workers,
         "episodes": episodes,
-        "attempts": attempts,
-        "control_steps": steps,
+        "attempts": len(attempts),
+        "control_steps": sum(attempt.steps for attempt in attempts),
         "frames": int(info["total_frames"]),
         "cpu_s": spent,
         "wall_s": ended - began,
         "first_attempt_s": first - began,
-        "attempts_per_cpu_s": attempts / spent,
+        "attempts_per_cpu_s": len(attempts) / spent,
         "successes_per_cpu_s": episodes / spent,
         "bytes_per_episode": size / episodes,
     }
 
 
-def _book(work: Path) -> tuple[int, int, float]:
-    """Return attempts made, their control steps, and when the first was committed."""
-    book = sqlite3.connect(f"file:{work / 'book.db'}?mode=ro", uri=True)
-    try:
-        (row,) = book.execute("SELECT COUNT(*), SUM(steps), MIN(committed_at) FROM attempts")
-    finally:
-        book.close()
-    return int(row[0]), int(row[1] or 0), float(row[2] or 0.0)
+def _first_attempt(running: subprocess.Popen[bytes], book: Path) -> float:
+    """Watch a job book until it has an attempt, or the command has ended; return when that attempt was committed."""
+    while running.poll() is None:
+        time.sleep(0.05)
+        if not book.exists():
+            continue
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{book}?mode=ro", uri=True)) as reading:
+            ((first,),) = reading.execute("SELECT MIN(committed_at) FROM attempts")
+            if first:
+                return float(first)
+    return time.time()

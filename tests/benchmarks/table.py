@@ -103,7 +103,7 @@ def _speed(runs: dict[str, Any]) -> str:
         "",
         "The limit is what bare mj_step would take for the same control steps.",
         "MimicGen's known rate is 0.57 successful Stack episodes a CPU-second without images, 0.03 with two cameras,",
-        "on one Xeon core on another day: a scale, not a race. `--mimicgen-python` runs it beside where it is installed.",
+        "on one Xeon core on another day: a scale, not a race. `--mimicgen-python` runs it beside, where there is one.",
         "",
         "Measured on " + ", ".join(f"{k} {v}" for k, v in machine.items()) + ".",
         "",
