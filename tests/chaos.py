@@ -364,6 +364,8 @@ def storm(
             site.restart()
             continue
         before, began = site.moved(job_id), time.monotonic()
+        if before[0] in jobs.FINAL:
+            break  # it ended while we slept, and would never move again
         kill(rng.choice(victims))
         toll.kills[role] += 1
         if role != "worker":
