@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import shutil
+import threading
+import time
+from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +20,27 @@ from numpy.typing import NDArray
 from api.leases import Work
 from api.specs import JobSpec
 from api.store import Store
+from factory.dataset_reading import open_dataset
 from factory.demos import read_demos
-from factory.episodes import Column, Episode, list_renders, read_clips, read_document, render_digest, write_shard
+from factory.episodes import (
+    Column,
+    Episode,
+    list_renders,
+    read_clips,
+    read_document,
+    render_digest,
+    shard_path,
+    write_shard,
+)
 from factory.errors import BackendError, SpecError
+from factory.provenance import read_documents
 from factory.specs import GenerationSpec, RenderSpec
 from factory.video import count_frames
 from sim_tasks.catalog import find_task
-from workers.generate import seeds_path
+from tests import counted_rendering, tower
+from workers import local
+from workers.export import export_dataset
+from workers.generate import generate, seeds_path
 from workers.render import open_renderer, render_info, render_shard
 from workers.worker import Bench, shards_key
 
@@ -107,8 +125,9 @@ def test_segmentation_is_robosuites(recorded):
     assert {"cubeA_g0_vis", "cubeB_g0_vis", "table_visual"} <= {names[i] for i in np.unique(masks[0]["agentview"])}
 
 
-@pytest.mark.parametrize("preset", ["faithful", "fast"])
-@pytest.mark.parametrize("task", ["square", "can", "door"])
+@pytest.mark.parametrize(
+    ("task", "preset"), [("square", "faithful"), ("can", "faithful"), ("door", "faithful"), ("square", "fast")]
+)
 def test_leaving_out_what_is_not_seen_changes_no_pixel(task, preset):
     demo = read_demos(seeds_path(task))[0].states[[5, 60, 110]]
     with open_renderer(task, replace(QUICK, preset=preset)) as renderer:
@@ -126,15 +145,11 @@ def test_a_camera_sees_the_same_alone_and_among_others(recorded):
     states = recorded["stack"].states
     with open_renderer("stack", QUICK) as renderer:
         together = list(renderer.frames(states, {}, visual_stream=None))
-    for camera in CAMERAS:
-        with open_renderer("stack", replace(QUICK, cameras=(camera,))) as renderer:
-            alone = list(renderer.frames(states, {}, visual_stream=None))
-        assert all(np.array_equal(a[camera], t[camera]) for a, t in zip(alone, together, strict=True))
-
-
-def test_the_renderer_says_what_draws():
-    with open_renderer("stack", QUICK) as renderer:
+    camera = CAMERAS[1]  # drawn after the other
+    with open_renderer("stack", replace(QUICK, cameras=(camera,))) as renderer:
+        alone = list(renderer.frames(states, {}, visual_stream=None))
         assert renderer.device not in ("", "unknown")
+    assert all(np.array_equal(a[camera], t[camera]) for a, t in zip(alone, together, strict=True))
 
 
 # --- lighter meshes -------------------------------------------------------------------------------------------------
@@ -182,10 +197,26 @@ def test_lighter_meshes_leave_physics_alone_and_are_made_once(tmp_path, monkeypa
     monkeypatch.setattr(meshes, "_simplified", None)  # from the disk now
     meshes.lighten(other, tmp_path)
     assert np.array_equal(model.mesh_face, other.mesh_face)
-    (stored,) = tmp_path.iterdir()
+    (stored,) = tmp_path.glob("*.npz")
     stored.write_bytes(b"damaged")
     monkeypatch.setattr(meshes, "_simplified", lambda original, *_: original)
     meshes.lighten(build_environment(find_task("stack")).sim.model._model, tmp_path)
+
+
+def test_of_many_workers_one_makes_a_mesh_and_the_others_wait(tmp_path, monkeypatch):
+    made = []
+
+    def slow(original, *_):
+        made.append(threading.get_ident())
+        time.sleep(0.1)
+        return original
+
+    model = build_environment(find_task("stack")).sim.model._model
+    monkeypatch.setattr(meshes, "_heavy", lambda model: [model.mesh("gripper0_right_hand_vis").id])
+    monkeypatch.setattr(meshes, "_simplified", slow)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: meshes.lighten(model, tmp_path), range(3)))
+    assert len(made) == 1
 
 
 def test_new_looks_change_pixels_and_no_mask_until_the_cameras_move(recorded):
@@ -256,10 +287,10 @@ def test_missing_opengl_says_what_to_install(monkeypatch):
 
 @pytest.fixture
 def shards(recorded, tmp_path) -> list[Path]:
-    """Three episodes of the stack task, 24, 25 and 26 rows."""
+    """Three episodes of the stack task, 6, 7 and 8 rows."""
     states = recorded["stack"].states
     found = []
-    for index, rows in enumerate((24, 25, 26)):
+    for index, rows in enumerate((6, 7, 8)):
         path = {name: np.resize(values, (rows + 1, values.shape[1])) for name, values in states.items()}
         episode = Episode(
             index=index,
@@ -304,14 +335,14 @@ def test_clips_do_not_depend_on_who_draws_and_are_made_once(bench, shards):
     worker, placed = bench
     spec = replace(QUICK, visual_seed=1)
     with open_renderer("stack", spec) as renderer:
-        assert [render_shard(renderer, shard) for shard in shards] == [24, 25, 26]
+        assert [render_shard(renderer, shard) for shard in shards] == [6, 7, 8]
     answers = list(worker.run(render_work(placed, spec)))
-    assert [a.frames for a in answers] == [24, 25, 26]
+    assert [a.frames for a in answers] == [6, 7, 8]
     assert all(a.bytes > 0 for a in answers)
     assert fingerprint(placed, spec) == fingerprint(shards, spec)
     before = {path: path.stat().st_mtime_ns for shard in placed for path in shard.rglob("*")}
     again = list(worker.run(render_work(placed, spec)))
-    assert [a.frames for a in again] == [24, 25, 26]
+    assert [a.frames for a in again] == [6, 7, 8]
     assert {path: path.stat().st_mtime_ns for shard in placed for path in shard.rglob("*")} == before
     for shard in placed:
         clips, info = read_clips(shard, render_digest(render_info(spec)))
@@ -333,3 +364,34 @@ def test_an_unknown_camera_is_the_requests_fault(bench):
     assert (type(answer).__name__, answer.cause) == ("Failed", "request")
     assert "unknown camera 'nowhere'" in answer.message
     assert not any(list_renders(shard) for shard in placed)
+
+
+# --- how often a picture is drawn -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deadly", [None, 500])
+def test_every_picture_of_a_kept_episode_is_drawn_once_and_no_other(tmp_path, monkeypatch, deadly):
+    """Only the episode in which a worker was killed begins anew; another form of the dataset draws nothing."""
+    journal, out, watcher = tmp_path / "journal", tmp_path / "towers", tower.Watcher()
+    monkeypatch.setenv(counted_rendering.JOURNAL, str(journal))
+    monkeypatch.setenv(counted_rendering.DEADLY, str(deadly or ""))
+    monkeypatch.setattr(local, "serve", counted_rendering.serve_counted)
+    demos = tower.write_demonstrations(tmp_path / "demos.hdf5")
+    request = replace(tower.request(out, demos), render=replace(QUICK, width=32, height=32))
+    finished = generate(request, workers=1, watcher=watcher)
+    assert finished.attempts > finished.episodes == 4  # some were thrown away
+    assert sum(count_frames(path, fps=20) for path in (out / "videos").rglob("*.mp4")) == 2 * open_dataset(out).frames
+    needed = Counter(
+        {
+            (shard_path(tmp_path, line["attempt_index"]).name, camera): line["document"]["rows"]
+            for line in read_documents(out)
+            for camera in CAMERAS
+        }
+    )
+    drawn = counted_rendering.drawn(journal)
+    again = drawn - needed
+    assert not needed - drawn
+    assert len({shard for shard, _ in again}) == (1 if deadly else 0)
+    assert all(count < needed[picture] for picture, count in again.items())
+    export_dataset(out, to="robomimic", out=tmp_path / "towers.hdf5", render=None, workers=1, watcher=watcher)
+    assert counted_rendering.drawn(journal) == drawn

@@ -37,6 +37,9 @@ singularity. Rounding, in both ways of computing, grows with the inverse of this
 torques of some 100 Nm agree to 1e-10 Nm, at 3e-4 only to 1e-8. Two Pandas waving about wildly fall below it in one
 physics step of a hundred, at work hardly ever."""
 
+IMMOBILE = 1e-3
+"""The same for a direction in which the hand cannot move at all, against the direction in which it moves best."""
+
 DERIVATIVE_STEPS = 5
 """Length of the average over a velocity controller's error differences, robosuite's number."""
 
@@ -319,7 +322,7 @@ def _decoupled(parts: Controllers, n: int) -> bool:
     """
     M, J, Y, K, Kp, Ko, v = parts.mass, parts.J, parts.Y, parts.K, parts.Kp, parts.Ko, parts.v
     _product(M, v, n, n, parts.torques)
-    if not _cholesky(M, n, 0.0):
+    if not _cholesky(M, n, 0.0, 0.0):
         return False
     _forward(M, n, Y)
     # Y is now L^-1 J^T, so that K = Y^T Y.
@@ -332,7 +335,10 @@ def _decoupled(parts: Controllers, n: int) -> bool:
     for r in range(3):
         for c in range(r + 1):
             Kp[r, c], Ko[r, c] = K[r, c], K[3 + r, 3 + c]
-    if not (_cholesky(K, 6, SINGULAR) and _cholesky(Kp, 3, SINGULAR) and _cholesky(Ko, 3, SINGULAR)):
+    # Metres and radians must not be held against each other, so the whole matrix is only asked for dependence.
+    if not (_cholesky(Kp, 3, SINGULAR, IMMOBILE) and _cholesky(Ko, 3, SINGULAR, IMMOBILE)):
+        return False
+    if not _cholesky(K, 6, SINGULAR, 0.0):
         return False
     force, torque = parts.wrench[:3], parts.wrench[3:]
     _product(J, v, 6, n, parts.pull)
@@ -370,7 +376,8 @@ def _decoupled_by_pseudo_inverse(sim: Memory, parts: Controllers, arm: Any) -> N
     """Take robosuite's own matrices and functions, for the few substeps near a singularity."""
     n, jac = arm.count, parts.jac
     mj_jacSite(sim.model, sim.data, jac[0].ctypes.data, jac[1].ctypes.data, arm.site)
-    mass, J, posture = np.empty((n, n)), np.empty((6, n)), np.empty(n)
+    # robosuite's mass matrix is stored by columns, and the linear algebra of a singular matrix depends on that.
+    mass, J, posture = np.empty((n, n)).T, np.empty((6, n)), np.empty(n)
     q, qd = np.empty(n), np.empty(n)
     for i in range(n):
         dof = arm.dof[i]
@@ -388,16 +395,19 @@ def _decoupled_by_pseudo_inverse(sim: Memory, parts: Controllers, arm: Any) -> N
 
 
 @compiled
-def _cholesky(A: Array, n: int, smallest: float) -> bool:
+def _cholesky(A: Array, n: int, dependent: float, immobile: float) -> bool:
     """Replace the lower triangle of a symmetric matrix by its Cholesky factor; False when it is (nearly) singular.
 
-    `smallest` is the least share of a diagonal element that its pivot may be, a number without unit.
+    Pivots must be larger than the share `dependent` of their diagonal element, and `immobile` of the largest one.
     """
+    largest = 0.0
+    for i in range(n):
+        largest = max(largest, A[i, i])
     for j in range(n):
         pivot = A[j, j]
         for k in range(j):
             pivot -= A[j, k] * A[j, k]
-        if not pivot > smallest * A[j, j]:
+        if not (pivot > dependent * A[j, j] and pivot > immobile * largest):
             return False
         root = math.sqrt(pivot)
         A[j, j] = root

@@ -8,16 +8,19 @@ under the hash of its content.
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import zipfile
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_tasks.backends.compiling import cache_folder
 from sim_tasks.backends.simplification import deviation, simplify, weld
 
 import mujoco  # isort: skip - after robosuite, which chooses MUJOCO_GL when nobody has
@@ -43,21 +46,15 @@ def lighten(model: Any, folder: Path | None = None) -> None:
 
     Args:
         model: a `mujoco.MjModel` that no one simulates with, before its `MjrContext` is made.
-        folder: where simplified meshes are remembered; by default in the user's cache.
+        folder: where simplified meshes are remembered; by default "meshes" in `cache_folder`.
     """
-    folder = folder or cache_folder()
+    folder = folder or cache_folder() / "meshes"
     for number in _heavy(model):
         parts = _remembered(model, number, folder)
         start, count = model.mesh_faceadr[number], len(parts[0])
         for name, part in zip(_PARTS, parts, strict=True):
             getattr(model, name)[start : start + count] = part
         model.mesh_facenum[number] = count
-
-
-def cache_folder() -> Path:
-    """Return where this user's simplified meshes lie."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "trajectory-factory" / "meshes"
 
 
 def _heavy(model: Any) -> list[int]:
@@ -74,22 +71,45 @@ def _heavy(model: Any) -> list[int]:
 
 
 def _remembered(model: Any, number: int, folder: Path) -> list[NDArray[np.int32]]:
-    """Return a mesh's triangles from the disk, or make and store them; a disk that refuses is no obstacle."""
+    """Return a mesh's triangles from the disk, or make and store them; a disk that refuses is no obstacle.
+
+    One process makes them; others that want meshes meanwhile wait and then read.
+    """
     original, vertices, normals = _mesh(model, number)
     hasher = hashlib.sha256(f"{_FORM} {TOLERANCE_M} {LIMIT_M}".encode())
     for array in (*original, vertices, normals):
         hasher.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     place = folder / f"{hasher.hexdigest()}.npz"
+    if (stored := _read(place)) is not None:
+        return stored
+    with _alone(folder):
+        if (stored := _read(place)) is not None:
+            return stored
+        made = _simplified(original, vertices, normals)
+        with suppress(OSError):
+            mine = place.with_suffix(f".{os.getpid()}.npz")  # without a lock others may write too: the last rename wins
+            np.savez_compressed(mine, **dict(zip(_PARTS, made, strict=True)))
+            mine.replace(place)
+        return made
+
+
+def _read(place: Path) -> list[NDArray[np.int32]] | None:
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(place) as stored:
         return [stored[name] for name in _PARTS]
-    made = _simplified(original, vertices, normals)
-    with suppress(OSError):
+    return None
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Workers may make the same mesh at the same time: each under its own name, and the last rename wins.
-        mine = place.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(mine, **dict(zip(_PARTS, made, strict=True)))
-        mine.replace(place)
-    return made
+        lock = (folder / "lock").open("w")
+    except OSError:  # nothing can be kept, so there is nothing to wait for
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the kernel however this process ends
+        yield
 
 
 def _mesh(model: Any, number: int) -> tuple[list[NDArray[np.int32]], NDArray[np.float32], NDArray[np.float32]]:

@@ -76,7 +76,7 @@ class EpisodeRenderer:
         if spec.preset == "fast":
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._shadows = spec.preset == "faithful" and bool(model.light_castshadow.any())
-        self._mirrors, self._triangles = _mirrors(model), _triangles(model)
+        self._mirror = _mirror(model) if spec.preset == "faithful" else None
         self._upside_down = np.empty((spec.height, spec.width, 3), np.uint8)
 
     def frames(
@@ -155,50 +155,39 @@ class EpisodeRenderer:
             yield
 
     def _image(self, camera: mujoco.MjvCamera) -> Image:
-        """Return the picture of the posed scene, drawing only what can be seen in it.
+        """Return the picture of the posed scene, drawing only what can be seen in it, directly or in its mirror.
 
-        Each mirror makes MuJoCo draw everything once more. Where that is dearer, the picture is drawn without mirrors,
-        and the pixels in which a mirror shows again, with mirrors and what can appear there: the same pixels.
+        With a mirror MuJoCo draws everything twice. A hand camera rarely sees the floor beside the table, and then the
+        second drawing changes no pixel and is left out.
         """
         if self._shadows:  # what is outside the view may darken what is inside
             return self._drawn(camera, np.zeros(self._model.ngeom, bool), mirrors=True)
         view = View(self._model, self._data, camera.fixedcamid, self.spec.width, self.spec.height)
         outside = view.outside()
-        mirrors = np.flatnonzero(self._mirrors & ~outside)
-        if self.spec.preset == "fast" or not len(mirrors):
+        if self._mirror is None or outside[self._mirror] or self._mirror_is_hidden(camera, self._mirror, outside):
             return self._drawn(camera, outside)
-        region = self._region(camera, view, mirrors, outside)
-        if not region.any():
-            return self._drawn(camera, outside)
-        elsewhere = ~view.touching(region[::-1], mirrors)
-        nowhere = outside & ~view.touching(np.ones_like(region), mirrors)
-        plain, again, whole = (self._triangles[~hidden].sum() for hidden in (outside, elsewhere, nowhere))
-        if plain + (1 + len(mirrors)) * again > (1 + len(mirrors)) * whole:
-            return self._drawn(camera, nowhere, mirrors=True)
-        picture = self._drawn(camera, outside)
-        picture[region] = self._drawn(camera, elsewhere, mirrors=True)[region]
-        return picture
+        return self._drawn(camera, outside & view.outside(mirrored_in=self._mirror), mirrors=True)
 
-    def _region(self, camera: mujoco.MjvCamera, view: View, mirrors: NDArray[np.intp], outside: Mask) -> Mask:
-        """Return the pixels in which a mirror may show: around a box, and where nothing simple hides a plane."""
-        endless = self._model.geom_type[mirrors] == mujoco.mjtGeom.mjGEOM_PLANE
-        region = np.zeros((self.spec.height, self.spec.width), bool)
-        for box in mirrors[~endless]:
-            region |= view.rectangle(box)[::-1]
-        if endless.any():
-            self._update(camera, outside | (self._model.geom_type == mujoco.mjtGeom.mjGEOM_MESH))
-            white = set(mirrors[endless].tolist())
-            for geom in self._scene.geoms[: self._scene.ngeom]:
-                glows = geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.objid in white
-                geom.matid, geom.texid, geom.specular, geom.reflectance = -1, -1, 0.0, 0.0
-                geom.emission = 1.0 if glows else 0.0
-                geom.rgba = (glows, glows, glows, 0.0 if geom.transparent and not glows else 1.0)
-            flags = self._scene.flags
-            kept = np.array(flags)
-            flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = flags[mujoco.mjtRndFlag.mjRND_HAZE] = 0
-            region |= _grown(self._read(mirrors=False).any(axis=2))
-            flags[:] = kept
-        return region
+    def _mirror_is_hidden(self, camera: mujoco.MjvCamera, mirror: int, outside: Mask) -> bool:
+        """Return whether simple shapes alone hide the mirror; asked only where the answer pays for the question.
+
+        That is for a floor, seen by a camera that moves: one that stands still looks at a scene with floor in it.
+        """
+        floor = self._model.geom_type[mirror] == mujoco.mjtGeom.mjGEOM_PLANE
+        if not floor or self._model.body_weldid[self._model.cam_bodyid[camera.fixedcamid]] == 0:
+            return False
+        self._update(camera, outside | (self._model.geom_type == mujoco.mjtGeom.mjGEOM_MESH))
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            glows = geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.objid == mirror
+            geom.matid, geom.texid, geom.specular, geom.reflectance = -1, -1, 0.0, 0.0
+            geom.emission = 1.0 if glows else 0.0
+            geom.rgba = (glows, glows, glows, 0.0 if geom.transparent and not glows else 1.0)
+        flags = self._scene.flags
+        kept = np.array(flags)
+        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = flags[mujoco.mjtRndFlag.mjRND_HAZE] = 0
+        shown = self._read(mirrors=False).any()
+        flags[:] = kept
+        return not shown
 
     def _drawn(self, camera: mujoco.MjvCamera, hidden: Mask, *, mirrors: bool = False) -> Image:
         self._update(camera, hidden)
@@ -234,27 +223,12 @@ def visual_stream(spec: RenderSpec, index: int) -> np.random.Generator | None:
     return None if spec.visual_seed is None else spawn_streams(spec.visual_seed, index).visual
 
 
-def _triangles(model: Any) -> NDArray[np.int64]:
-    """Return how many triangles each geom is drawn with; of simple shapes, about how many."""
-    meshes = model.geom_type == mujoco.mjtGeom.mjGEOM_MESH
-    faces = np.append(model.mesh_facenum, 0)[np.where(meshes, model.geom_dataid, -1)]
-    return np.where(model.geom_group == _COLLISION_GROUP, 0, np.where(meshes, faces, 500))
-
-
-def _grown(region: Mask) -> Mask:
-    """Return a region and what is within two pixels of it: where surfaces touch, the depth test may go either way."""
-    for axis in (0, 1):
-        padded = np.pad(region, [(2, 2) if a == axis else (0, 0) for a in (0, 1)])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, 5, axis)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        region = windows.any(axis=-1)
-    return region
-
-
-def _mirrors(model: Any) -> Mask:
-    """Return which geoms MuJoCo draws reflections in: planes and boxes of a reflecting material."""
+def _mirror(model: Any) -> int | None:
+    """Return the geom that MuJoCo draws reflections in: the first plane or box of a reflecting material, no other."""
     flat = np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE.value, mujoco.mjtGeom.mjGEOM_BOX.value))
     shiny = np.append(model.mat_reflectance, 0.0)[model.geom_matid] > 0.0  # geoms without material have -1
-    return flat & shiny & (model.geom_group != _COLLISION_GROUP)
+    found = np.flatnonzero(flat & shiny & (model.geom_group != _COLLISION_GROUP))
+    return int(found[0]) if len(found) else None
 
 
 def _camera(model: Any, name: str, where: str) -> mujoco.MjvCamera:

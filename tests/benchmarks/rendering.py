@@ -59,7 +59,7 @@ def lighter_meshes(task: str, size: int) -> dict[str, Any]:
                 pictures[way] = np.array([[frame[camera] for camera in CAMERAS] for frame in frames], np.int16)
                 if turn >= 0:
                     spent[way].append((time.process_time() - begun) / (FRAMES * len(CAMERAS)))
-        triangles = {way: int(renderer._triangles.sum()) for way, renderer in renderers.items()}
+        triangles = {way: int(renderer._model.mesh_facenum.sum()) for way, renderer in renderers.items()}
     change = np.abs(pictures["whole"] - pictures["lighter"])
     return {
         "ms_per_frame": {way: 1e3 * statistics.median(spent[way]) for way in ways},
