@@ -49,7 +49,7 @@ def small(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> chaos.Refere
 @pytest.fixture(scope="module")
 def large(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> chaos.Reference:
     """A job that lasts some seconds."""
-    return chaos.undisturbed(demos, tmp_path_factory.mktemp("large"), episodes=40)
+    return chaos.undisturbed(demos, tmp_path_factory.mktemp("large"), episodes=80)
 
 
 # --- random kills -----------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_twenty_random_kills_make_no_difference(
     kind: str, large: chaos.Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     with chaos.a_site(kind, tmp_path, request) as site:
-        job_id = site.enter(large.demos, episodes=40)
+        job_id = site.enter(large.demos, episodes=80)
         site.start()
         toll = chaos.storm(site, job_id, kills=20, seed=chaos.seed_of(request))
         job = site.ended(job_id)
@@ -83,7 +83,7 @@ def test_two_dispatchers_on_one_job_commit_nothing_twice(
 ) -> None:
     """One of them is killed on the way; the other takes over what it held."""
     with chaos.a_site(kind, tmp_path, request, workers=1) as site:
-        job_id = site.enter(large.demos, episodes=40)
+        job_id = site.enter(large.demos, episodes=80)
         first, second = site.start(), site.start()
         chaos.wait_for(lambda: working(site) == {first.pid, second.pid}, "both to work")
         site.processes.remove(first)  # nobody starts it again
@@ -395,7 +395,7 @@ def test_a_service_that_is_killed_goes_on_where_it_was(
     large: chaos.Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     with chaos.a_site("sqlite", tmp_path, request) as site:
-        job_id = site.enter(large.demos, episodes=40)
+        job_id = site.enter(large.demos, episodes=80)
         command = ["serve", *site.place(), "--port", "0", "--workers", "2"]
         for _ in range(2):
             before = site.attempted(job_id)
