@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LEROBOT := .venv-lerobot
 
-.PHONY: help install demo test check lerobot images compose-cli clean
+.PHONY: help install demo test check lerobot images compose-cli gpu clean
 
 help:
 	@echo "make install   environment in .venv with the simulator"
 	@echo "make demo      20 verified stack episodes with two cameras, as a LeRobot dataset with a report"
 	@echo "make test      linters, types, architecture contracts, and every test"
 	@echo "make images    container images, with Docker or, without an engine, with buildah"
+	@echo "make gpu       the GPU backend's own tests; minutes"
 	@echo "make reliability   the long forms of the reliability tests; hours"
 	@echo "make images    the service's container images"
 
@@ -54,6 +55,10 @@ compose-cli: install
 
 test-packages:
 	bash docker/test-packages.sh
+
+# The GPU backend in full, on a GPU or on Warp's CPU device; compiles kernels for minutes the first time.
+gpu: install
+	$(BIN)/pytest -m gpu
 
 # The long forms of what `make test` does briefly; hours, on an idle machine. Results go to docs/benchmarks.
 reliability: install

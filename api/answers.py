@@ -94,6 +94,8 @@ class Job(BaseModel):
         executor: the runtime fingerprint of who ran it.
         refused: one sentence for each demo that cannot be a source.
         estimate: of a pilot that has ended.
+        run_again_on_cpu: of a job of a statistical backend: how many of its episodes were run again on the CPU, how
+            many agreed, and the 95 % interval of that share.
     """
 
     object: Literal["job"] = "job"
@@ -134,6 +136,7 @@ class Job(BaseModel):
     refused: list[str] = []
     reproduce: Reproduce | None = Field(default=None, description="Null in lists.")
     estimate: Estimate | None = None
+    run_again_on_cpu: dict[str, Any] | None = None
 
 
 class Event(BaseModel):
@@ -372,6 +375,7 @@ def _job(row: tables.Job, *, in_flight: int, at: float) -> Job:
             "ran_s": ran_s,
             "metadata": row.labels,
             "priority": row.weight,
+            "run_again_on_cpu": (row.result or {}).get("run_again_on_cpu"),
         }
     )
 

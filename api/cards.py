@@ -47,7 +47,6 @@ def dataset_card(
         _provenance(dataset, job, spec),
         _LICENCE,
         _use(info),
-        _use(info),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -111,6 +110,7 @@ def _provenance(dataset: Dataset, job: Job, spec: JobSpec) -> str:
         ("manifest SHA-256", f"`{dataset.manifest_sha256}`"),
         ("request SHA-256", f"`{job.spec_sha256}`"),
         *((str(name), f"`{value}`") for name, value in sorted(executor.items())),
+        *_run_again(dataset.facts.get("run_again_on_cpu")),
         *((f"source {source.name}", f"`{source.sha256}`") for source in spec.sources),
     ]
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
@@ -118,6 +118,14 @@ def _provenance(dataset: Dataset, job: Job, spec: JobSpec) -> str:
         "## Provenance\n\nThe folder `provenance/` holds the demonstrations, every attempt with its outcome, the "
         f"simulator's states and the scenes, enough to play each episode again.\n\n{table}\n"
     )
+
+
+def _run_again(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what running a share of a statistical backend's episodes again showed; nothing for other backends."""
+    if found is None:
+        return []
+    share = f"{100 * found['rate']:.1f} %, 95 % interval {100 * found['low']:.1f}-{100 * found['high']:.1f} %"
+    return [("run again on the CPU", f"{found['agreed']} of {found['run_again']} came to the same end ({share})")]
 
 
 def _use(info: Mapping[str, Any]) -> str:

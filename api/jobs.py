@@ -21,13 +21,13 @@ from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
 from api.database import now
-from api.specs import Format, JobSpec, job_from_json
+from api.specs import RUN_AGAIN, Format, JobSpec, job_from_json
 from api.tables import Attempt, CoursePoint, Delivery, Event, FailureCount, File, Job, Unit, Webhook
 from factory.diagnosis import REASONS
 from factory.durable import json_bytes
 from factory.errors import ServiceError
 from factory.failpoints import reached
-from factory.statistics import wilson
+from factory.statistics import evenly, wilson
 
 State = Literal[
     "validating",
@@ -491,10 +491,21 @@ def revise(session: Session, job: Job, spec: JobSpec) -> None:
 
 
 def start_finalizing(session: Session, job: Job) -> None:
-    """Everything is there: make the dataset."""
+    """Everything is there: make the dataset; of what a statistical backend made, run some again on the CPU first."""
     at = now(session)
     _enter(session, job, "finalizing", at)
-    session.add(Unit(kind="finalize", job_id=job.id, remaining=1, created_at=at))
+    if job.purpose == "generate" and spec_of(job).statistical:
+        session.flush()
+        kept = _kept(session, job, failed=False)
+        payload = {"indices": [kept[i] for i in evenly(len(kept), RUN_AGAIN)], "of": len(kept)}
+        session.add(Unit(kind="verify", job_id=job.id, remaining=1, payload=payload, created_at=at))
+    else:
+        start_writing(session, job)
+
+
+def start_writing(session: Session, job: Job) -> None:
+    """Write the dataset: nothing else is missing."""
+    session.add(Unit(kind="finalize", job_id=job.id, remaining=1, created_at=now(session)))
 
 
 def finish(session: Session, job: Job, *, error: dict[str, Any] | None = None) -> None:

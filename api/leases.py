@@ -28,6 +28,7 @@ from api import jobs
 from api.database import now
 from api.messages import Answer, AttemptDone, Done, Drawn, Failed, Kind, Opened, Work
 from api.records import to_row
+from api.specs import JobSpec, job_from_json
 from api.tables import Attempt, Dataset, DatasetFile, Dispatcher, FailureCount, File, Job, Strike, Unit, Worker
 from factory.statistics import AttemptRecord
 
@@ -36,11 +37,12 @@ CAPABILITIES: Mapping[Kind, str] = {
     "check": "simulate",
     "clip": "render",
     "render": "render",
+    "verify": "simulate",
     "unpack": "write",
     "finalize": "write",
     "push": "write",
 }
-"""What a worker must be able to do for each kind of unit."""
+"""What a worker must be able to do for each kind of unit; attempts may need "gpu" instead, see `JobSpec.needs`."""
 
 RESULTS = {"clip": "clips", "push": "pushes"}
 """Where in a job's result what was made for it later is kept, by name."""
@@ -53,18 +55,24 @@ SILENCE_S: Mapping[Kind, float] = {
     "check": 900.0,
     "clip": 1800.0,
     "render": 1800.0,
+    "verify": 86400.0,
     "unpack": 86400.0,
     "finalize": 86400.0,
     "push": 86400.0,
 }
 """A worker that says nothing for so long is stuck and killed. Opening a simulator counts, compiling it included;
 attempts and episodes are answered one by one, the others at their end."""
-_FIRST = {"check": 0, "clip": 0, "unpack": 1, "finalize": 1, "push": 1}
+_WORLD_S = 15.0
+"""... but worlds in lock step all begin before the first of them ends, and a processor computes one after the other."""
+_FIRST = {"check": 0, "clip": 0, "unpack": 1, "verify": 1, "finalize": 1, "push": 1}
 """What is handed out before attempts and pictures, and in which order."""
 STRIKES = 3
 """An index, or a unit, that was in progress when its worker died this often is not tried again."""
 STORAGE_WAIT_S = 5.0
 """What failed for want of storage is tried again after this time."""
+ROUNDS = 4
+"""Attempts a world makes under one lease. At its end worlds stand still one after the other: short leases waste them,
+long ones keep other jobs waiting."""
 SLICE_S = 10.0
 """A worker changes to a more neglected job after this many seconds of work; changing costs opening a simulator."""
 
@@ -127,14 +135,13 @@ def lease(
     if first and (unit := _waiting(session, first, avoid)):
         return None if attempts_only else _hand_out(session, unit, owner, worker, at + lease_s)
     for job in _hungry(session, prefer, avoid):
+        unit = None
         if job.status == "rendering":
             unit = _waiting(session, ["render"], avoid, job) if "render" in kinds else None
             if unit is not None and attempts_only:
                 return None
-        else:
-            unit = (
-                _range(session, job, size if isinstance(size, int) else size(job), at) if "simulate" in kinds else None
-            )
+        elif jobs.spec_of(job).needs in capabilities:
+            unit = _range(session, job, size if isinstance(size, int) else size(job), at)
         if unit is not None:
             jobs.started(session, job)
             return _hand_out(session, unit, owner, worker, at + lease_s, job)
@@ -182,6 +189,24 @@ def _range(session: Session, job: Job, size: int, at: float) -> Unit | None:
     )
     job.next_index = stop
     return unit
+
+
+def lock_step_size(spec: JobSpec, wanted: int) -> int:
+    """Return how many attempts to hand out together to a worker with several environments: a multiple of them.
+
+    Args:
+        spec: of the job.
+        wanted: successes, or attempts, that the job still waits for; fewer rounds do for few.
+    """
+    return spec.environments * max(1, min(ROUNDS, -(-wanted // spec.environments)))
+
+
+def silence_s(work: Work) -> float:
+    """Return how long a worker may say nothing about a unit before it is taken for stuck."""
+    asked = work.payload.get("spec", {})
+    if work.kind != "simulate" or asked.get("device") != "cpu":
+        return SILENCE_S[work.kind]
+    return SILENCE_S[work.kind] + _WORLD_S * job_from_json(asked).environments
 
 
 def _hand_out(session: Session, unit: Unit, owner: str, worker: str, until: float, job: Job | None = None) -> Work:
@@ -526,6 +551,10 @@ def _done(session: Session, unit: Unit, done: Done) -> None:
                 jobs.start_finalizing(session, job)
             else:
                 jobs.start_rendering(session, job, result["indices"])
+        elif unit.kind == "verify":
+            job.result = {**(job.result or {}), **result}
+            jobs.tell(session, job, "verify.done", result)
+            jobs.start_writing(session, job)
         elif unit.kind == "finalize":
             for row in result.pop("datasets"):
                 session.merge(Dataset(**row, created_at=now(session)))
@@ -616,16 +645,47 @@ def died(session: Session, work: Work, *, at_index: int | None, how: str, began:
         return
     if job is None:
         return
+    if jobs.spec_of(job).environments > 1:
+        _halve(session, job, unit, how)
+        return
     strike = session.get(Strike, (job.id, at_index)) or Strike(job_id=job.id, idx=at_index)
     strike.count += 1
     session.add(strike)
     jobs.tell(session, job, "worker.died", {"attempt": at_index, "strike": strike.count, "how": how})
     if strike.count >= STRIKES and session.get(Attempt, (job.id, at_index)) is None:
-        tally = _Tally(session, now(session))
-        tally.add(job, AttemptRecord(index=at_index, outcome="failure", reason="infra_poison"), None)
-        tally.flush()
-        unit.remaining -= 1
-        if unit.remaining <= 0:
-            session.delete(unit)
-        session.flush()
-        jobs.advance(session, job)
+        _poison(session, job, unit, at_index)
+
+
+def _halve(session: Session, job: Job, unit: Unit, how: str) -> None:
+    """Note that a worker died with many attempts in progress, any of which may have been the reason.
+
+    A range that has done so three times is parted in two, and so on, until it holds a single attempt, which is poison.
+    """
+    within = (col(Attempt.idx) >= unit.start) & (col(Attempt.idx) < unit.stop)
+    there = set(session.exec(select(Attempt.idx).where(Attempt.job_id == job.id, within)))
+    left = [index for index in range(unit.start, unit.stop) if index not in there]
+    unit.tries += 1
+    jobs.tell(session, job, "worker.died", {"attempts": len(left), "strike": unit.tries, "how": how})
+    if unit.tries < STRIKES:
+        return
+    if len(left) == 1:
+        _poison(session, job, unit, left[0])
+        return
+    half, tries = len(left) // 2, STRIKES - 1
+    # An epoch above 0: some of it may be done already, and is left out when it is handed out.
+    rest = Unit(kind="simulate", job_id=job.id, start=left[half], stop=unit.stop, remaining=len(left) - half)
+    rest.epoch, rest.tries, rest.created_at = 1, tries, now(session)
+    session.add(rest)
+    unit.stop, unit.remaining, unit.tries = left[half], half, tries
+
+
+def _poison(session: Session, job: Job, unit: Unit, index: int) -> None:
+    """Enter an attempt that kills its workers as a failure, so that the job can go on without it."""
+    tally = _Tally(session, now(session))
+    tally.add(job, AttemptRecord(index=index, outcome="failure", reason="infra_poison"), None)
+    tally.flush()
+    unit.remaining -= 1
+    if unit.remaining <= 0:
+        session.delete(unit)
+    session.flush()
+    jobs.advance(session, job)

@@ -34,6 +34,9 @@ _FLAGS = {
     "variant": "--variant",
     "seed": "--seed",
     "select_per": "--select-per",
+    "coordination": "--coordination",
+    "coordination_noise": "--coordination-noise",
+    "ordering": "--ordering",
     "noise_normalised": "--noise",
     "interpolation_steps": "--interpolation-steps",
     "fixed_steps": "--fixed-steps",
@@ -85,6 +88,8 @@ def _command(spec: JobSpec, asked: dict[str, Any], *, has_files: bool) -> tuple[
     words += _render(spec.render, missing)
     words += ["--keep-failed"] if spec.keep_failed else []
     words += ["--backend", spec.backend] if spec.backend != "robosuite" else []
+    words += ["--worlds", str(spec.worlds)] if spec.worlds is not None else []
+    words += ["--device", spec.device] if spec.device is not None else []
     words += ["--out", f"datasets/{spec.task}"]
     missing += [name for name in ("min_success_after", "formats", "mixed") if name in asked]
     return shlex.join(words), missing
@@ -96,6 +101,8 @@ def _render(render: RenderSpec | None, missing: list[str]) -> list[str]:
     usual, words = RenderSpec(), []
     if render.cameras != usual.cameras:
         words += ["--cameras", ",".join(render.cameras)]
+    if render.extras:
+        words += ["--extras", ",".join(render.extras)]
     if render.width != render.height:
         missing.append("render.height")
     for flag, value, default in (

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, StringConstraints, model_validator
 
 from api.keys import Quota, Scope
-from api.specs import Format, JobSpec, SourceFile
-from factory.specs import GenerationSpec, RenderSpec, Selection, SelectionStrategy
+from api.specs import MOST_WORLDS, Device, Format, JobSpec, SourceFile
+from factory.specs import Extra, GenerationSpec, RenderSpec, Selection, SelectionStrategy
 
 MOST = 1_000_000_000
 """No count of a request is larger: what is computed from it stays within 64 bits."""
@@ -58,7 +58,7 @@ class GenerationSettings(Body):
 
     variant: Name = "D0"
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
-    select_per: Literal["episode", "subtask"] = "episode"
+    select_per: Literal["episode", "arm", "subtask"] = "episode"
     selection: SelectionSettings | None = None
     end_jitter_steps: tuple[int, int] | None = Field(default=None, examples=[[-5, 5]])
     noise_normalised: Sigma | None = None
@@ -70,6 +70,9 @@ class GenerationSettings(Body):
     keep: Literal["hand", "object"] = "hand"
     use_symmetry: bool = True
     untransformed: bool = False
+    coordination: Literal["task", "off", "transform", "translate", "replay"] = "task"
+    coordination_noise: Annotated[float, Field(ge=0.0, le=1e3)] = 1.0
+    ordering: Literal["task", "off"] = "task"
     segmentation: Literal["stored", "predicates", "automatic"] = "stored"
     paraphrases: bool = False
     max_steps: Annotated[int, Field(ge=1, le=100_000)] = 3000
@@ -103,6 +106,9 @@ class RenderSettings(Body):
     camera_jitter_m: Sigma = 0.0
     camera_jitter_rad: Sigma = 0.0
     codec: Literal["h264", "av1"] = "h264"
+    extras: Annotated[tuple[Extra, ...], Field(max_length=2)] = Field(
+        default=(), description="Also keep these of every picture, exactly."
+    )
 
     def spec(self) -> RenderSpec:
         """Return the specification."""
@@ -147,9 +153,16 @@ class JobRequest(Body):
     formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=2)] = ("lerobot",)
     keep_failed: bool = False
     mixed: bool = Field(default=False, description="Let machines of different kinds work on it; see the guide.")
-    backend: Literal["robosuite", "robosuite/exact", "kinematic"] = Field(
+    backend: Literal["robosuite", "robosuite/exact", "mjwarp", "kinematic"] = Field(
         default="robosuite",
-        description="Simulator. `robosuite/exact` computes robosuite's controls bit for bit, four times as slowly.",
+        description="Simulator. `robosuite/exact` computes robosuite's controls bit for bit, four times as slowly; "
+        "`mjwarp` runs many attempts in lock step on a GPU, and the same job again makes another dataset.",
+    )
+    worlds: Annotated[int, Field(ge=1, le=MOST_WORLDS)] | None = Field(
+        default=None, description="With `mjwarp`: attempts in lock step. Default 1024, on the device `cpu` 8."
+    )
+    device: Device | None = Field(
+        default=None, description="With `mjwarp`: `cuda:0`, a worker's own GPU, or `cpu`, the same kernels without one."
     )
     name: Text = ""
     metadata: Annotated[
@@ -180,6 +193,8 @@ class JobRequest(Body):
             sources=tuple(sources),
             generation=self.generation.spec(variant=self.variant, seed=self.seed),
             backend=self.backend,
+            worlds=self.worlds,
+            device=self.device,
             episodes=self.episodes,
             attempts=self.attempts,
             max_attempts=self.max_attempts or 0,

@@ -19,6 +19,14 @@ Cuts = Mapping[str, Mapping[str, tuple[int, ...]]]
 Purpose = Literal["generate", "estimate", "export"]
 Format = Literal["lerobot", "robomimic"]
 FORMATS: tuple[Format, ...] = ("lerobot", "robomimic")
+Device = Literal["cuda:0", "cpu"]
+DEVICES: tuple[Device, ...] = ("cuda:0", "cpu")
+"""Workers see one GPU each, so it is always their first; which one that is, is the pool's business."""
+_WORLDS: Mapping[Device, int] = {"cuda:0": 1024, "cpu": 8}
+"""A GPU is not filled by fewer; a processor computes worlds one after the other and gains nothing from more."""
+MOST_WORLDS = 65536
+RUN_AGAIN = 0.02
+"""Share of a statistical backend's episodes that is run again on the CPU, to publish how often both agree."""
 
 _PATIENCE = 20
 """Attempts allowed per wanted success by default: below a rate of 5 % something is wrong, and waiting does not help."""
@@ -60,6 +68,9 @@ class JobSpec:
         render: cameras and quality; None makes a dataset without images.
         formats: forms of the finished dataset; "lerobot" is always among them.
         backend: which simulator runs it.
+        worlds: attempts that one worker has in progress together, in lock step; only for "mjwarp" and "kinematic". None
+            is `environments`' usual number.
+        device: what "mjwarp" computes on: "cuda:0", the worker's first GPU, as None means too, or "cpu".
         mixed: let executors of different runtime fingerprints work on it; rows are then not reproducible bit for bit.
     """
 
@@ -67,6 +78,8 @@ class JobSpec:
     sources: tuple[SourceFile, ...] = ()
     generation: GenerationSpec
     backend: str = "robosuite"
+    worlds: int | None = None
+    device: Device | None = None
     episodes: int | None = None
     attempts: int | None = None
     max_attempts: int = 0
@@ -96,14 +109,49 @@ class JobSpec:
             raise SpecError(f"max_wall_s is {self.max_wall_s}; it must be more than 0 seconds")
         if self.min_success_rate is not None and not 0.0 < self.min_success_rate <= 1.0:
             raise SpecError(f"min_success_rate is {self.min_success_rate}; it must lie above 0 and not above 1")
+        self._check_device()
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or "lerobot" not in self.formats:
             raise SpecError(f"formats {list(self.formats)}; known are {', '.join(FORMATS)}, and lerobot is always made")
+
+    def _check_device(self) -> None:
+        if self.worlds is not None and self.backend not in ("mjwarp", "kinematic"):
+            raise SpecError(
+                f"worlds are for the backends mjwarp and kinematic; {self.backend} runs one attempt at a time"
+            )
+        if self.worlds is not None and not 1 <= self.worlds <= MOST_WORLDS:
+            raise SpecError(f"worlds is {self.worlds}; it must lie within 1 and {MOST_WORLDS}")
+        if self.device is not None and self.backend != "mjwarp":
+            raise SpecError(f"device is for the backend mjwarp; {self.backend} knows none")
+        if self.device is not None and self.device not in DEVICES:
+            raise SpecError(f"device {self.device!r}; known are {', '.join(DEVICES)}")
 
     @property
     def limit(self) -> int:
         """Attempts never exceed this."""
         return self.attempts if self.attempts is not None else self.max_attempts
+
+    @property
+    def environments(self) -> int:
+        """Attempts that one worker has in progress together."""
+        if self.worlds is not None:
+            return self.worlds
+        return _WORLDS[self.computes_on] if self.backend == "mjwarp" else 1
+
+    @property
+    def computes_on(self) -> Device:
+        """The device of a backend that has a choice."""
+        return self.device or "cuda:0"
+
+    @property
+    def needs(self) -> Literal["simulate", "gpu"]:
+        """What a worker must be able to do to run its attempts."""
+        return "gpu" if self.backend == "mjwarp" and self.computes_on != "cpu" else "simulate"
+
+    @property
+    def statistical(self) -> bool:
+        """Whether running it again gives another dataset, and a share of its episodes is run again on the CPU."""
+        return self.backend == "mjwarp"
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values."""
@@ -116,6 +164,8 @@ class JobSpec:
     def workbench(self) -> str:
         """Return a digest of what a worker opens for it: equal for jobs that differ in when to stop or in form."""
         asked = {"task": self.task, "backend": self.backend, "generation": dataclasses.asdict(self.generation)}
+        if self.environments > 1:
+            asked |= {"worlds": self.environments, "device": self.computes_on}
         sources = [dataclasses.asdict(source) for source in self.sources]
         return hashlib.sha256(json_bytes(json.loads(json.dumps({**asked, "sources": sources})))).hexdigest()
 
@@ -144,7 +194,7 @@ def render_from_json(value: Mapping[str, Any] | None) -> RenderSpec | None:
     """Return rendering settings from their JSON form."""
     if value is None:
         return None
-    fields: dict[str, Any] = {**value, "cameras": tuple(value["cameras"])}
+    fields: dict[str, Any] = {**value, "cameras": tuple(value["cameras"]), "extras": tuple(value.get("extras", ()))}
     return RenderSpec(**fields)
 
 

@@ -29,7 +29,11 @@ COPY docker/10_nvidia.json /usr/share/glvnd/egl_vendor.d/
 COPY --from=install /opt/venv /opt/venv
 COPY --chmod=0755 docker/ray-node.sh /usr/local/bin/ray-node
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 \
-    MUJOCO_GL=egl NUMBA_CACHE_DIR=/tmp/numba FACTORY_CACHE_DIR=/tmp/factory-cache
+    MUJOCO_GL=egl NUMBA_CACHE_DIR=/tmp/numba FACTORY_CACHE_DIR=/tmp/factory-cache FACTORY_WARM_DIR=/opt/factory-warm
+# Made once here instead of at each start of a container, whose file system forgets. Read, never written: a machine with
+# another kind of CPU finds no code for itself in it and compiles into FACTORY_CACHE_DIR.
+RUN FACTORY_CACHE_DIR=/opt/factory-warm factory warm \
+ && rm -rf /tmp/numba /tmp/.cache
 USER 10001:10001
 WORKDIR /data
 CMD ["factory", "--help"]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from factory import lerobot
 from factory.durable import sha256_file
 from factory.errors import DatasetError
+from factory.extras import ABOUT_PATH, check_layer, layer_paths
 from factory.provenance import DOCUMENTS_PATH, MANIFEST_PATH, read_documents, states_path
 from factory.statistics import QUANTILES
 from factory.tables import numpy_column
@@ -43,10 +44,10 @@ class Verified:
 
 
 def verify_dataset(root: Path, *, decode: bool = True) -> Verified:
-    """Check every file of a dataset: hashes, indices, times, ranges, statistics, and each video by decoding it whole.
+    """Check every file of a dataset: hashes, indices, times, ranges, statistics, and every picture by decoding it.
 
     Without `decode` the frames of a video are counted and their times read, but no picture is made of them: enough for
-    one that was just joined from clips whose bytes were checked.
+    one that was just joined from clips whose bytes were checked. The same holds for segmentation and depth.
 
     Raises DatasetError naming the file and what is wrong with it.
     """
@@ -65,6 +66,11 @@ def verify_dataset(root: Path, *, decode: bool = True) -> Verified:
     for key in videos:
         for number, rows in groups.items():
             _check_video(root, number, rows, info, key, decode=decode)
+    about = read_json(root, ABOUT_PATH) if (root / ABOUT_PATH).exists() else {}
+    for number, rows in groups.items():
+        for kind, _, path in layer_paths(about, lerobot.place(number)):
+            lengths = rows.column("length").tolist()
+            check_layer(root / path, kind=kind, about=about, lengths=lengths, decode=decode)
     _check_stats(root, info)
     _check_sidecar(root, episodes, groups)
     return Verified(episodes=len(episodes), frames=info["total_frames"], videos=len(videos) * len(groups), files=files)

@@ -16,7 +16,8 @@ from factory import lerobot
 from factory.dataset_checks import files_of, read_episodes_table, read_json, read_parquet
 from factory.durable import json_bytes, sha256_file
 from factory.episodes import Episode, digest, from_document, lasting
-from factory.errors import DatasetError
+from factory.errors import DatasetError, unknown_name
+from factory.extras import ABOUT_PATH, EXTRAS_PATH, Frames, read_frames, to_metres
 from factory.provenance import JOB_PATH, SOURCES_PATH, StoredAttempts, read_documents, states_path
 from factory.tables import arrays_from
 
@@ -87,6 +88,40 @@ def read_episodes(root: Path) -> Iterator[Episode]:
     return _episodes(root, only=None)
 
 
+def read_depth(root: Path, episode_index: int, camera: str) -> NDArray[np.float32]:
+    """Return how far away each pixel of an episode's frames is: ``(t, h, w)``, metres along the camera's axis.
+
+    Half a millimetre off at most; infinity where nothing is within 65.535 m. Raises DatasetError when the dataset has
+    no depth of that camera, or no such episode.
+    """
+    return to_metres(_extra(root, episode_index, "depth", camera)[0].astype(np.uint16, copy=False))
+
+
+def read_segmentation(root: Path, episode_index: int, camera: str) -> tuple[NDArray[np.uint8], dict[str, int]]:
+    """Return what each pixel of an episode's frames shows, ``(t, h, w)`` ids, and the legend name -> id.
+
+    0 is the background; ids mean the same in every episode. Raises like `read_depth`.
+    """
+    ids, about = _extra(root, episode_index, "segmentation", camera)
+    return ids.astype(np.uint8, copy=False), about["segmentation"]["legend"]
+
+
+def _extra(root: Path, episode_index: int, kind: str, camera: str) -> tuple[Frames, Mapping[str, Any]]:
+    about = read_json(root, ABOUT_PATH) if (root / ABOUT_PATH).exists() else {"kinds": [], "cameras": {}}
+    for what, asked, known in (("extra", kind, about["kinds"]), ("camera", camera, about["cameras"])):
+        if asked not in known:
+            raise DatasetError(f"{root}: " + unknown_name(what, asked, known))
+    table = read_episodes_table(root)
+    if not 0 <= episode_index < len(table):
+        raise DatasetError(f"{root} has no episode {episode_index}; it has 0 to {len(table) - 1}")
+    row = table[episode_index]
+    place = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
+    beside = files_of(table)[place["chunk_index"] * lerobot.CHUNKS_SIZE + place["file_index"]]
+    start = row["dataset_from_index"] - int(beside.column("dataset_from_index")[0])
+    path = root / EXTRAS_PATH.format(kind=kind, camera=camera, **place)
+    return read_frames(path, start=start, stop=start + row["length"]), about
+
+
 def _episodes(root: Path, only: int | None) -> Iterator[Episode]:
     subtasks = _names(root, lerobot.SUBTASKS_PATH, "subtask")
     documents = read_documents(root)
@@ -125,7 +160,7 @@ def dataset_digest(root: Path, *, videos: bool = False) -> str:
     """Return the SHA-256 of a dataset's content: every row and state, tasks, job, attempts, sources and scenes.
 
     Left out are clock times and who ran what (see `episodes.lasting`; `executor` of attempts), how rows were cut into
-    files, and, unless `videos`, the bytes of the videos, which depend on the machine's encoder.
+    files, and, unless `videos`, the bytes of videos, segmentation and depth, which depend on the machine's OpenGL.
     """
     facts = open_dataset(root)
     head = {
@@ -145,7 +180,7 @@ def dataset_digest(root: Path, *, videos: bool = False) -> str:
     for episode in read_episodes(root):
         hasher.update(digest(episode).encode())
     kept = [root / SOURCES_PATH, *sorted((root / "provenance/models").glob("*.xml"))]
-    kept += sorted((root / "videos").rglob("*.mp4")) if videos else []
+    kept += sorted([*root.glob("videos/**/*.mp4"), *root.glob("extras/**/*.parquet")]) if videos else []
     for path in kept:
         if path.exists():
             hasher.update(f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())

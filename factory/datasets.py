@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from factory import lerobot
 from factory.dataset_checks import row_batches, verify_dataset
 from factory.durable import json_bytes, make_parent, rename_into_place, staging, write_json
-from factory.episodes import list_renders, read_clips, read_document, read_rows
+from factory.episodes import list_renders, read_clips, read_document, read_layers, read_rows
 from factory.errors import DatasetError
+from factory.extras import ABOUT_PATH, describe_layers, join_layers, layer_paths
 from factory.provenance import (
     DOCUMENTS_PATH,
     document_line,
@@ -62,12 +63,14 @@ class _Look:
         control_hz: rows per second.
         sim_states: layout of the simulator's states.
         clip_fps: camera -> frames per second.
+        extras: what `meta/extras.json` will say of segmentation and depth; empty without them.
     """
 
     features: Mapping[str, Any]
     control_hz: float
     sim_states: Mapping[str, Any]
     clip_fps: Mapping[str, int]
+    extras: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,7 @@ class _Entry:
         look: shared by all shards that look alike.
         instruction: likewise shared.
         subtasks: likewise shared.
-        sizes: bytes of its rows, then of each camera's clip.
+        sizes: bytes of its rows, then of each camera's clip, then of each layer.
     """
 
     shard: Path
@@ -101,6 +104,7 @@ class _Names:
     subtasks: Sequence[str]
     cameras: Sequence[str]
     render: str | None
+    extras: Mapping[str, Any]
 
 
 def write_dataset(
@@ -179,8 +183,9 @@ def _entries(shards: Iterable[Path], render: str | None) -> tuple[list[_Entry], 
         render = next(iter(renders), None)
     for shard in paths:
         document = read_document(shard)
-        clips = {} if render is None else read_clips(shard, render, check=False)[0]
-        look = _look_of(document, clips)
+        clips, settings = ({}, {}) if render is None else read_clips(shard, render, check=False)
+        layers, about = read_layers(shard, str(render), check=False) if settings.get("extras") else ([], {})
+        look = _look_of(document, clips, describe_layers(layers, about) if layers else {})
         instruction, subtasks = document["instruction"], tuple(document["subtasks"])
         entries.append(
             _Entry(
@@ -189,7 +194,11 @@ def _entries(shards: Iterable[Path], render: str | None) -> tuple[list[_Entry], 
                 look=looks.setdefault(json_bytes(vars(look)), look),
                 instruction=words.setdefault(instruction, instruction),
                 subtasks=words.setdefault(subtasks, subtasks),
-                sizes=(_data_bytes(document), *(clip.path.stat().st_size for _, clip in sorted(clips.items()))),
+                sizes=(
+                    _data_bytes(document),
+                    *(clip.path.stat().st_size for _, clip in sorted(clips.items())),
+                    *(layer.path.stat().st_size for layer in layers),
+                ),
             )
         )
     entries.sort(key=lambda entry: entry.index)
@@ -206,13 +215,14 @@ def _data_bytes(document: Mapping[str, Any]) -> int:
     return document["rows"] * (width + 36)  # the writer's own five columns are 36 bytes
 
 
-def _look_of(document: Mapping[str, Any], clips: Mapping[str, Clip]) -> _Look:
+def _look_of(document: Mapping[str, Any], clips: Mapping[str, Clip], extras: Mapping[str, Any]) -> _Look:
     videos = {lerobot.video_key(camera): lerobot.video_feature(clip) for camera, clip in sorted(clips.items())}
     return _Look(
         features={**lerobot.column_features(document), **videos},
         control_hz=document["control_hz"],
         sim_states=document["sim_states"],
         clip_fps={camera: clip.fps for camera, clip in sorted(clips.items())},
+        extras=extras,
     )
 
 
@@ -237,6 +247,7 @@ def _agree(entries: Sequence[_Entry], render: str | None) -> _Names:
         subtasks=list(dict.fromkeys(name for entry in entries for name in entry.subtasks)),
         cameras=sorted(first.look.clip_fps),
         render=render,
+        extras=first.look.extras,
     )
 
 
@@ -246,6 +257,8 @@ def _check_alike(entry: _Entry, first: _Entry) -> None:
         raise DatasetError(f"{where} has {found.control_hz} rows per second, {first.shard} has {look.control_hz}")
     if found.sim_states != look.sim_states:
         raise DatasetError(f"{where} and {first.shard} do not store the same simulator states")
+    if found.extras != look.extras:
+        raise DatasetError(f"{where} has extras {dict(found.extras)}, {first.shard} has {dict(look.extras)}")
     for name in sorted(look.features.keys() ^ found.features.keys()):
         raise DatasetError(f"{where} and {first.shard} do not both have column {name!r}")
     for name, feature in found.features.items():
@@ -304,6 +317,8 @@ def _write_files(folder: Path, files: Sequence[Sequence[_Entry]], names: _Names,
                 for entry in entries:
                     document = read_document(entry.shard)
                     clips, settings = ({}, {}) if names.render is None else read_clips(entry.shard, names.render)
+                    if settings.get("extras"):
+                        read_layers(entry.shard, str(names.render))  # checks that their bytes are what was committed
                     episode = read_rows(entry.shard, document)
                     table = lerobot.data_table(
                         episode,
@@ -334,6 +349,9 @@ def _write_files(folder: Path, files: Sequence[Sequence[_Entry]], names: _Names,
                 place = lerobot.VIDEO_PATH.format(video_key=lerobot.video_key(camera), **lerobot.place(number))
                 clip_name = f"clips-{names.render}/{lerobot.video_key(camera)}.mp4"
                 concatenate([entry.shard / clip_name for entry in entries], make_parent(folder / place))
+            for kind, camera, layer in layer_paths(names.extras, lerobot.place(number)):
+                layer_name = f"clips-{names.render}/{kind}.{camera}.parquet"
+                join_layers([entry.shard / layer_name for entry in entries], make_parent(folder / layer))
     return _Written(files=len(files), episodes=index, frames=total, histograms=histograms)
 
 
@@ -478,6 +496,8 @@ def _write_meta(
         data_mb=data_mb,
         video_mb=video_mb,
     )
+    if names.extras:
+        write_json(folder / ABOUT_PATH, names.extras)
     write_json(folder / lerobot.STATS_PATH, lerobot.stats_document(stats))
     write_json(folder / lerobot.INFO_PATH, info)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.scene import SceneState
-from factory.specs import SubtaskSpec, TaskSpec
+from factory.specs import EefSpec, SubtaskSpec, TaskSpec
 
 Array = NDArray[np.float64]
 
@@ -77,24 +77,26 @@ class Trace:
     hold_steps: int
     stable: bool
     in_time: bool
+    waiting: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def rows(self, eef: str, k: int) -> NDArray[np.intp]:
+        """Return the steps at which an arm carried out its k-th subtask, waiting to begin it not among them."""
+        carried_out = self.subtask[eef] == k
+        return np.flatnonzero(carried_out & ~self.waiting[eef] if eef in self.waiting else carried_out)
 
 
 def diagnose(task: TaskSpec, trace: Trace) -> Failure:
     """Return the first thing that went wrong, in time and along each arm's chain.
 
     Evidence is judged subtask by subtask; within one, causes outside the hand (object gone, target out of reach, dead
-    gripper) are named before their consequences (missed grasp, drop, wrong place).
+    gripper) are named before their consequences (missed grasp, drop, wrong place). Of several arms the one is named
+    whose subtask failed first; that the last subtask of another had no effect may well be the consequence.
     """
     if not trace.stable:
         return _whole(task, trace, "unstable_simulation", f"after {len(trace.actions)} steps")
-    for eef, chain in task.subtasks.items():
-        for k, subtask in enumerate(chain):
-            rows = np.flatnonzero(trace.subtask[eef] == k)
-            if not len(rows):
-                continue
-            found = _subtask_failure(task, trace, eef, subtask, rows, last=k == len(chain) - 1)
-            if found is not None:
-                return Failure(subtask=subtask.name, eef=eef, reason=found[0], detail=found[1])
+    found = [first for eef in task.subtasks if (first := _first_failure(task, trace, eef)) is not None]
+    if found:
+        return min(found, key=_when).failure
     if not trace.in_time:
         return _whole(task, trace, "timeout", f"after {len(trace.actions)} steps")
     if trace.success.any():
@@ -103,41 +105,96 @@ def diagnose(task: TaskSpec, trace: Trace) -> Failure:
     return _whole(task, trace, "not_achieved", "every subtask ended but the task's success was never true")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """An arm's first failure.
+
+    Attributes:
+        failure: what it is called.
+        until: last step of its subtask.
+        over: the subtask is over, and so is what its contacts may still show.
+        last: it is the arm's last subtask.
+    """
+
+    failure: Failure
+    until: int
+    over: bool
+    last: bool
+
+
+def _when(found: _Found) -> tuple[bool, int]:
+    return found.last and found.failure.reason not in _PROVEN, found.until
+
+
+def _first_failure(task: TaskSpec, trace: Trace, eef: str) -> _Found | None:
+    chain = task.subtasks[eef]
+    for k, subtask in enumerate(chain):
+        rows = trace.rows(eef, k)
+        if not len(rows):
+            continue
+        last = k == len(chain) - 1
+        found = _subtask_failure(task, trace, eef, subtask, rows, last=last)
+        if found is not None:
+            failure = Failure(subtask=subtask.name, eef=eef, reason=found[0], detail=found[1])
+            over = rows[-1] + _AFTER_STEPS <= len(trace.actions)
+            return _Found(failure=failure, until=int(rows[-1]), over=over, last=last)
+    return None
+
+
 def decided(task: TaskSpec, trace: Trace, *, closing: bool) -> Failure | None:
     """Return the failure that `diagnose` would name if the attempt went on, or None while that is open.
 
     The attempt must be known not to succeed any more; `closing` says whether a hand will be told to close in what is
     left of the plan. What could still change the name is that the hand stays away from its target, or another object
-    is lost, in the steps that are left.
+    is lost, in the steps that are left. With several arms only a subtask that is over, of an arm that has more to come,
+    decides: whatever fails later is later.
     """
     if not trace.stable or not trace.in_time:
         return None
-    for eef, chain in task.subtasks.items():
-        for k, subtask in enumerate(chain):
-            rows = np.flatnonzero(trace.subtask[eef] == k)
-            if not len(rows):
-                return None
-            last = k == len(chain) - 1
-            found = _subtask_failure(task, trace, eef, subtask, rows, last=last)
-            over = rows[-1] + _AFTER_STEPS <= len(trace.actions)
-            if found is not None:
-                final = over or found[0] == "object_lost" or (last and (found[0] in _PROVEN or not closing))
-                return Failure(subtask=subtask.name, eef=eef, reason=found[0], detail=found[1]) if final else None
-            if not (over or last):
-                return None
+    if len(task.subtasks) > 1:
+        return _decided_among(task, trace)
+    ((eef, chain),) = task.subtasks.items()
+    for k, subtask in enumerate(chain):
+        rows = trace.rows(eef, k)
+        if not len(rows):
+            return None
+        last = k == len(chain) - 1
+        found = _subtask_failure(task, trace, eef, subtask, rows, last=last)
+        over = rows[-1] + _AFTER_STEPS <= len(trace.actions)
+        if found is not None:
+            final = over or found[0] == "object_lost" or (last and (found[0] in _PROVEN or not closing))
+            return Failure(subtask=subtask.name, eef=eef, reason=found[0], detail=found[1]) if final else None
+        if not (over or last):
+            return None
     return diagnose(task, trace)
 
 
+def _decided_among(task: TaskSpec, trace: Trace) -> Failure | None:
+    found = [first for eef in task.subtasks if (first := _first_failure(task, trace, eef)) is not None]
+    settled = [first for first in found if first.over and not first.last]
+    if not settled:
+        return None
+    first = min(settled, key=_when)
+    # An arm still at work in a subtask that already looks failed may yet do it; it cannot fail before this one did.
+    return first.failure if all(first.until <= other.until for other in found) else None
+
+
 def _whole(task: TaskSpec, trace: Trace, reason: str, detail: str) -> Failure:
-    eef = next(iter(task.subtasks))
-    reached = int(trace.subtask[eef][-1]) if len(trace.subtask[eef]) else 0
-    return Failure(subtask=task.subtasks[eef][reached].name, eef=eef, reason=reason, detail=detail)
+    """Name the arm with the most of its chain before it."""
+    reached = {eef: int(rows[-1]) if len(rows) else 0 for eef, rows in trace.subtask.items()}
+    eef = max(task.subtasks, key=lambda e: len(task.subtasks[e]) - reached[e])
+    return Failure(subtask=task.subtasks[eef][reached[eef]].name, eef=eef, reason=reason, detail=detail)
+
+
+def closing(gripper: NDArray, eef: EefSpec) -> NDArray[np.bool_]:
+    """Return where commands ``(t, g)`` tell a hand to close: most fingers decide, a tie does not close."""
+    return np.sum(np.sign(gripper), axis=1) * eef.gripper_closed > 0
 
 
 def _subtask_failure(
     task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64], *, last: bool
 ) -> tuple[str, str] | None:
-    if not last and subtask.end_signal is not None and _kept(task, trace, subtask, rows):
+    if not last and subtask.end_signal is not None and _kept(task, trace, eef, subtask, rows):
         return None
     if last and trace.success.any():
         return None
@@ -150,16 +207,17 @@ def _subtask_failure(
     return "not_achieved", f"{subtask.end_signal or 'success'} was never true"
 
 
-def _kept(task: TaskSpec, trace: Trace, subtask: SubtaskSpec, rows: NDArray[np.int64]) -> bool:
+def _kept(task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]) -> bool:
     """Whether the subtask did what it is for: its signal rose, and what it grasped is still held when it ends."""
     if subtask.end_signal is None:
         return False
     window = slice(rows[0], min(rows[-1] + 1 + _AFTER_STEPS, len(trace.scene)))
     if not np.asarray(task.signals[subtask.end_signal](trace.scene), bool)[window].any():
         return False
-    if subtask.grasps is None or subtask.grasps not in task.held:
+    holds = None if subtask.grasps is None else task.held_by(eef, subtask.grasps)
+    if holds is None:
         return True
-    held = np.asarray(task.held[subtask.grasps](trace.scene), bool)
+    held = np.asarray(holds(trace.scene), bool)
     return bool(held[max(rows[-1] - 2, 0) : rows[-1] + 1 + _AFTER_STEPS].any())
 
 
@@ -184,18 +242,19 @@ def _gripper_stuck(
     task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
 ) -> tuple[str, str] | None:
     spec = task.robot.eefs[eef]
-    closing = np.sign(trace.actions[: rows[-1] + 1, spec.gripper_action[0]]) == np.sign(spec.gripper_closed)
-    if subtask.grasps is None or closing[rows].sum() < _STUCK_STEPS:
+    closes = closing(trace.actions[: rows[-1] + 1, slice(*spec.gripper_action)], spec)
+    if subtask.grasps is None or closes[rows].sum() < _STUCK_STEPS:
         return None
-    began = int(rows[np.argmax(closing[rows])])
+    began = int(rows[np.argmax(closes[rows])])
     opened, closed = np.array(spec.joints_open), np.array(spec.joints_closed)
     fingers = trace.scene.joint(f"{eef}_gripper")[began : rows[-1] + 2]
     # Share of the travel from open to closed; a dead gripper is pushed open rather than closed by what it meets.
     closure = (fingers - opened) @ (closed - opened) / np.sum((closed - opened) ** 2)
     gain = float(closure.max() - closure[0])
-    held = subtask.grasps in task.held and np.asarray(task.held[subtask.grasps](trace.scene), bool)[rows].any()
+    holds = task.held_by(eef, subtask.grasps)
+    held = holds is not None and np.asarray(holds(trace.scene), bool)[rows].any()
     if gain < _STUCK_SHARE and not held:
-        return "gripper_stuck", f"{int(closing.sum())} steps of closing closed the hand by {100 * max(gain, 0.0):.0f} %"
+        return "gripper_stuck", f"{int(closes.sum())} steps of closing closed the hand by {100 * max(gain, 0.0):.0f} %"
     return None
 
 
@@ -217,10 +276,10 @@ def _unreachable(
 def _missed(
     task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
 ) -> tuple[str, str] | None:
-    del eef
-    if subtask.grasps is None or subtask.grasps not in task.held:
+    holds = None if subtask.grasps is None else task.held_by(eef, subtask.grasps)
+    if holds is None:
         return None
-    held = np.asarray(task.held[subtask.grasps](trace.scene), bool)[rows[0] : rows[-1] + 1 + _AFTER_STEPS]
+    held = np.asarray(holds(trace.scene), bool)[rows[0] : rows[-1] + 1 + _AFTER_STEPS]
     return None if held.any() else ("missed_grasp", f"{subtask.grasps} was never held")
 
 
@@ -230,12 +289,13 @@ def _dropped(
     """A held object that is no longer held while the gripper is still told to close was dropped."""
     spec = task.robot.eefs[eef]
     for name in dict.fromkeys((subtask.grasps, subtask.carries)):
-        if name is None or name not in task.held:
+        holds = None if name is None else task.held_by(eef, name)
+        if holds is None:
             continue
-        held = np.asarray(task.held[name](trace.scene), bool)[1:]
-        closing = np.sign(trace.actions[:, spec.gripper_action[0]]) == np.sign(spec.gripper_closed)
+        held = np.asarray(holds(trace.scene), bool)[1:]
+        closes = closing(trace.actions[:, slice(*spec.gripper_action)], spec)
         been_held = np.maximum.accumulate(held)
-        gone = been_held & ~held & closing
+        gone = been_held & ~held & closes
         # Pads may lose touch for a step while the object is still in the hand.
         lost = np.convolve(gone[rows], np.ones(5), mode="valid") == 5 if len(rows) >= 5 else np.zeros(0, bool)
         if lost.any():

@@ -7,12 +7,13 @@ subtask begins. So an attempt that has left such an object behind can be ended w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.constraints import Coordination
 from factory.diagnosis import LOST_DISTANCE_M, LOST_FALL_M
 from factory.scene import SceneState
 from factory.sim import Block
@@ -33,7 +34,12 @@ _STILL_M = 1e-3
 
 
 def outlook(
-    task: TaskSpec, start: SceneState, recent: SceneState, subtask: Mapping[str, int], ahead: Mapping[str, Block]
+    task: TaskSpec,
+    start: SceneState,
+    recent: SceneState,
+    subtask: Mapping[str, int],
+    ahead: Mapping[str, Block],
+    waiting: Collection[str] = (),
 ) -> Outlook:
     """Return whether success is still possible: "hopeless" is a proof, "doubtful" a reason to look again soon.
 
@@ -43,6 +49,7 @@ def outlook(
         recent: the last few steps, newest last.
         subtask: end effector -> index in its chain.
         ahead: end effector -> what is left of its present subtask; none for one that has finished.
+        waiting: end effectors that wait for another before they begin the subtask, whose path is not known then.
     """
     doubtful = False
     for name, needed in task.needs.items():
@@ -53,28 +60,42 @@ def outlook(
         hands = [T[-1, :3, 3] for T in recent.T_world_eef.values()]
         at_rest = len(path) > _STILL_STEPS and bool(np.ptp(path, axis=0).max() < _STILL_M)
         alone = at_rest and _clear_of(here, np.array(hands))
-        due = _never_asked_for(task, name, subtask)
+        due = _never_asked_for(task, name, subtask, waiting)
         if alone and (_gone(start, recent, name) or (due and all(_clear_of(here, _path(b)) for b in ahead.values()))):
             return "hopeless"
         doubtful |= due
     return "doubtful" if doubtful else "good"
 
 
-def watched(task: TaskSpec, subtask: Mapping[str, int]) -> bool:
+def watched(task: TaskSpec, subtask: Mapping[str, int], waiting: Collection[str] = ()) -> bool:
     """Return whether a needed object could be left behind in these subtasks, so that looking is worth a pause."""
-    return any(_never_asked_for(task, name, subtask) for name in task.needs)
+    return any(_never_asked_for(task, name, subtask, waiting) for name in task.needs)
 
 
-def _never_asked_for(task: TaskSpec, name: str, subtask: Mapping[str, int]) -> bool:
+def _never_asked_for(task: TaskSpec, name: str, subtask: Mapping[str, int], waiting: Collection[str]) -> bool:
     """Whether no hand is about to take the object, and no later subtask, whose path is not known yet, refers to it."""
     return not any(
-        chain[subtask[eef]].grasps == name or any(name in (s.grasps, s.object_ref) for s in chain[subtask[eef] + 1 :])
+        chain[subtask[eef]].grasps == name
+        or any(
+            name in (s.grasps, s.object_ref) or name in _shared_objects(task, eef, s.name)
+            for s in chain[subtask[eef] + (eef not in waiting) :]
+        )
         for eef, chain in task.subtasks.items()
     )
 
 
+def _shared_objects(task: TaskSpec, eef: str, subtask: str) -> tuple[str | None, ...]:
+    """What a subtask's path follows beside its own object: where arms act as one, the one that they share."""
+    return tuple(
+        constraint.object_ref
+        for constraint in task.constraints
+        if isinstance(constraint, Coordination) and constraint.subtasks.get(eef) == subtask
+    )
+
+
 def _in_hand(task: TaskSpec, recent: SceneState, name: str) -> bool:
-    return name in task.held and bool(np.asarray(task.held[name](recent), bool)[-_STILL_STEPS:].any())
+    holds = [is_held for key, is_held in task.held.items() if key.rpartition(":")[2] == name]
+    return any(bool(np.asarray(is_held(recent), bool)[-_STILL_STEPS:].any()) for is_held in holds)
 
 
 def _gone(start: SceneState, recent: SceneState, name: str) -> bool:

@@ -5,7 +5,8 @@ A shard is one folder `episode_<attempt index>`:
     episode.json               everything that is not rows: names, start snapshot, provenance, hashes of the others
     steps.parquet              T rows: the columns to learn from
     states.parquet             T + 1 rows: simulator states, float64
-    clips-<render digest>/     added later by rendering: observation.images.<camera>.mp4 and clips.json
+    clips-<render digest>/     added later by rendering: observation.images.<camera>.mp4 and clips.json, and where asked
+                               for depth.<camera>.parquet, segmentation.<camera>.parquet
 
 Each JSON file is sealed: {"document": ..., "sha256": hash of the document's bytes}.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from factory.durable import json_bytes, rename_into_place, seal, sha256_file, staging, unseal
 from factory.errors import EpisodeError
+from factory.extras import Layer
 from factory.sim import Snapshot
 from factory.tables import arrays_from, decode_array, encode_array, layout_of, table_from, write_table
 from factory.video import Clip
@@ -254,17 +256,24 @@ def read_rows(shard: Path, document: Mapping[str, Any]) -> Episode:
     return from_document(document, columns, states)
 
 
-def add_clips(shard: Path, clips: Mapping[str, Clip], info: Mapping[str, Any]) -> Path:
-    """Copy finished clips (camera -> clip) into a shard, all or none, and return their folder.
+def add_clips(
+    shard: Path,
+    clips: Mapping[str, Clip],
+    info: Mapping[str, Any],
+    layers: Sequence[Layer] = (),
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Copy finished clips (camera -> clip) and layers into a shard, all or none, and return their folder.
 
     `info` is what was asked of the renderer (JSON); its hash names the folder, so that one episode can be rendered
-    several ways. When that rendering is already there it stays as it is. Raises EpisodeError when a clip's number of
-    frames is not the episode's number of rows.
+    several ways. When that rendering is already there it stays as it is. `about` says what the layers mean (JSON).
+    Raises EpisodeError when a number of frames is not the episode's number of rows.
     """
     rows = read_document(shard)["rows"]
-    for camera, clip in clips.items():
-        if clip.frames != rows:
-            raise EpisodeError(f"clip of camera {camera!r} has {clip.frames} frames, shard {shard} has {rows} rows")
+    counts = {f"clip of camera {camera!r}": clip.frames for camera, clip in clips.items()}
+    for what, frames in (counts | {layer.name: layer.frames for layer in layers}).items():
+        if frames != rows:
+            raise EpisodeError(f"{what} has {frames} frames, shard {shard} has {rows} rows")
     place = shard / f"clips-{render_digest(info)}"
     with staging(place) as folder:
         cameras: dict[str, Any] = {}
@@ -277,9 +286,20 @@ def add_clips(shard: Path, clips: Mapping[str, Clip], info: Mapping[str, Any]) -
                 **{key: getattr(clip, key) for key in ("width", "height", "fps", "codec", "frames")},
                 "histogram": clip.histogram.tolist(),
             }
-        (folder / CLIPS_FILE).write_bytes(seal({"render": dict(info), "cameras": cameras}))
+        document: dict[str, Any] = {"render": dict(info), "cameras": cameras}
+        if layers:
+            document["extras"] = {"about": dict(about or {}), "files": [_keep(layer, folder) for layer in layers]}
+        (folder / CLIPS_FILE).write_bytes(seal(document))
         rename_into_place(folder, place)
     return place
+
+
+def _keep(layer: Layer, folder: Path) -> dict[str, Any]:
+    """Copy a layer into a folder and return what is to be remembered of it."""
+    name = f"{layer.name}.parquet"
+    shutil.copyfile(layer.path, folder / name)
+    facts = {key: getattr(layer, key) for key in ("kind", "camera", "width", "height", "frames")}
+    return {"file": name, "sha256": sha256_file(folder / name), **facts}
 
 
 def render_digest(info: Mapping[str, Any]) -> str:
@@ -312,6 +332,22 @@ def read_clips(shard: Path, render: str, *, check: bool = True) -> tuple[dict[st
             **{key: entry[key] for key in ("width", "height", "fps", "codec", "frames")},
         )
     return clips, document["render"]
+
+
+def read_layers(shard: Path, render: str, *, check: bool = True) -> tuple[list[Layer], dict[str, Any]]:
+    """Return the layers of one rendering by name, and what they mean; none and {} where none were asked for.
+
+    Checks and errors as in `read_clips`.
+    """
+    folder = shard / f"clips-{render}"
+    extras = _read_sealed(folder / CLIPS_FILE).get("extras", {"files": [], "about": {}})
+    layers: list[Layer] = []
+    for entry in extras["files"]:
+        if check:
+            _check_hash(folder / entry["file"], entry["sha256"])
+        facts = {key: entry[key] for key in ("kind", "camera", "width", "height", "frames")}
+        layers.append(Layer(path=folder / entry["file"], **facts))
+    return sorted(layers, key=lambda layer: layer.name), extras["about"]
 
 
 def _check_hash(path: Path, expected: str) -> None:

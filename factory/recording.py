@@ -32,7 +32,8 @@ def episode_of(result: AttemptResult, task: TaskSpec, spec: GenerationSpec, exec
     exactly what was executed. Extra columns start with neither word, so that policies do not swallow them:
     `target.<eef>_eef_pose` (the pose the executed action asks for, base frame, xyz and rot6d),
     `target.<eef>_next_joint_positions` (rad, achieved after the step), `sim.object.<name>` (xyz and quaternion wxyz,
-    world frame), and `subtask_index`.
+    world frame), and `subtask_index`. With several arms that counts what they do together, and
+    `subtask_index.<eef>` counts along each one's chain; provenance has the names.
     """
     scene, T = result.scene, len(result)
     state_parts: list[Array] = []
@@ -70,6 +71,7 @@ def episode_of(result: AttemptResult, task: TaskSpec, spec: GenerationSpec, exec
             "action": Column(values=result.actions, names=tuple(action_names)),
             **columns,
             "subtask_index": Column(values=numbers),
+            **_subtasks_per_arm(result),
         },
         subtasks=names,
         sim_states=result.sim_states,
@@ -97,6 +99,12 @@ def _subtask_column(task: TaskSpec, result: AttemptResult) -> tuple[tuple[str, .
     return tuple(" + ".join(names) for names in together), index
 
 
+def _subtasks_per_arm(result: AttemptResult) -> dict[str, Column]:
+    if len(result.subtask) == 1:
+        return {}
+    return {f"subtask_index.{eef}": Column(values=numbers) for eef, numbers in result.subtask.items()}
+
+
 def _instruction(task: TaskSpec, spec: GenerationSpec, index: int) -> str:
     if not spec.paraphrases:
         return task.instruction
@@ -105,12 +113,26 @@ def _instruction(task: TaskSpec, spec: GenerationSpec, index: int) -> str:
     return ways[int(rng.integers(len(ways)))]
 
 
+def _between_arms(result: AttemptResult, task: TaskSpec) -> dict[str, Any]:
+    """Return what there is to say of several arms: the names that their indices count, and what held between them."""
+    if len(task.subtasks) == 1:
+        return {}
+    return {
+        "subtasks": {eef: [s.name for s in chain] for eef, chain in task.subtasks.items()},
+        "constraints": [dataclasses.asdict(use) for use in result.constraints],
+    }
+
+
 def _provenance(
     result: AttemptResult, task: TaskSpec, spec: GenerationSpec, executor: Mapping[str, str]
 ) -> dict[str, Any]:
     generation = dataclasses.asdict(spec)
     # When a failure is noticed leaves no trace in a success, so both settings make the same bytes.
     del generation["early_ending"]
+    if not task.constraints:
+        # Settings of what is not there say nothing, and the documents of one arm stay what they were.
+        for setting in ("coordination", "coordination_noise", "ordering"):
+            del generation[setting]
     facts = {
         "attempt": result.index,
         "held": result.held,
@@ -120,6 +142,7 @@ def _provenance(
         "generation": generation,
         "robot": task.robot.name,
         "sources": [dataclasses.asdict(use) for use in result.sources],
+        **_between_arms(result, task),
         "placements": {k: poses.xyz_quat_wxyz_from_pose(v).tolist() for k, v in result.placements.items()},
         "executor": dict(executor),
     }

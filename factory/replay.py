@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,12 @@ from factory import diagnosis
 from factory.diagnosis import Failure
 from factory.ending import CHECK_STEPS, Outlook, outlook, watched
 from factory.errors import BackendError
-from factory.generation import Move, attempt
+from factory.generation import ConstraintUse, Move, attempt
 from factory.placements import sample_placements
 from factory.retargeting import Source, SourceUse
 from factory.scene import SceneState, concatenate, take
 from factory.selection import SourceSet, source_set
-from factory.sim import Block, BlockResult, Commands, SimBackend, Snapshot
+from factory.sim import Block, BlockResult, Commands, Hold, SimBackend, Snapshot
 from factory.specs import GenerationSpec, TaskSpec
 from factory.streams import Streams, spawn_streams
 
@@ -45,6 +45,8 @@ class AttemptResult:
         hold_steps: how many of the last steps were the final hold.
         steps_saved: control steps of the present subtask and the final hold that were not run because success had
             become impossible; 0 for an attempt that ran to its end.
+        waiting: end effector -> ``(T,)`` bool: it had not begun the subtask yet and waited for another arm.
+        constraints: how the task's constraints were carried out, as far as the attempt came.
     """
 
     index: int
@@ -62,6 +64,8 @@ class AttemptResult:
     subtask: Mapping[str, NDArray[np.int64]]
     hold_steps: int
     steps_saved: int = 0
+    waiting: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    constraints: tuple[ConstraintUse, ...] = ()
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -106,13 +110,14 @@ class _Running:
         reset = task.reset(spec.variant)
         self._placements = sample_placements(reset, streams.scene)
         self._scene = backend.reset(env, self._placements, streams.scene, joint_noise_rad=reset.joint_noise_rad)
-        self._generator: Generator[Move, SceneState, None] = attempt(task, sources, spec, streams)
+        self._generator: Generator[Move, SceneState, Failure | None] = attempt(task, sources, spec, streams)
         self._start: Snapshot | None = None
         self._start_state: Mapping[str, Array] = {}
         self._results: list[BlockResult] = []
         self._moves: list[Move] = []
         self._stable = self._in_time = True
         self._hopeless: Failure | None = None
+        self._deadlock: Failure | None = None
         self._saved = 0
         self._outlook: Outlook = "good"
         self._begin(next(self._generator))
@@ -138,19 +143,31 @@ class _Running:
             return True
         try:
             move = self._generator.send(result.scene)
-        except StopIteration:
+        except StopIteration as end:
+            self._deadlock = end.value
             return False
-        self._in_time = sum(len(r.actions) for r in self._results) + len(move) <= self._spec.max_steps
+        steps = sum(len(r.actions) for r in self._results)
+        self._in_time = steps + len(move) <= self._spec.max_steps
+        if not self._in_time and move.phase == "work" and all(isinstance(c, Hold) for c in move.commands.values()):
+            self._deadlock = self._waits_too_long(move, steps)
         if self._in_time:
             self._begin(move, result.scene)
         return self._in_time
 
+    def _waits_too_long(self, move: Move, steps: int) -> Failure:
+        eef, why = next(iter(move.waiting.items()))
+        name = self._task.subtasks[eef][move.subtask[eef]].name
+        detail = f"at step {steps} {eef} waits for {why}, and an attempt may have {self._spec.max_steps} steps"
+        return Failure(subtask=name, eef=eef, reason="constraint_deadlock", detail=detail)
+
     def _begin(self, move: Move, scene: SceneState | None = None) -> None:
         self._move, self._done = move, 0
         # Only where an object could be left behind is a look worth a pause; whether one is made changes no result.
-        self._watched = self._spec.early_ending and move.phase == "work" and watched(self._task, move.subtask)
+        self._watched = (
+            self._spec.early_ending and move.phase == "work" and watched(self._task, move.subtask, move.waiting)
+        )
         if self._watched and scene is not None:
-            self._outlook = outlook(self._task, self._scene, scene, move.subtask, move.ahead)
+            self._outlook = outlook(self._task, self._scene, scene, move.subtask, move.ahead, move.waiting)
         self._cut()
 
     def _cut(self) -> None:
@@ -167,12 +184,16 @@ class _Running:
 
     def _can_end(self, recent: SceneState) -> bool:
         """Whether success has become impossible and the failure has its final name."""
-        ahead = {e: b.part(self._done, len(b)) for e, b in self._move.ahead.items() if self._done < len(b)}
-        self._outlook = outlook(self._task, self._scene, recent, self._move.subtask, ahead)
+        move, played = (
+            self._move,
+            {e: self._done if isinstance(c, Block) else 0 for e, c in self._move.commands.items()},
+        )
+        ahead = {e: b.part(played[e], len(b)) for e, b in move.ahead.items() if played[e] < len(b)}
+        self._outlook = outlook(self._task, self._scene, recent, move.subtask, ahead, move.waiting)
         if self._outlook != "hopeless":
             return False
         hands = self._task.robot.eefs
-        closing = any((b.gripper[:, 0] * hands[eef].gripper_closed > 0).any() for eef, b in ahead.items())
+        closing = any(diagnosis.closing(b.gripper, hands[eef]).any() for eef, b in ahead.items())
         self._hopeless = diagnosis.decided(self._task, self._trace(), closing=closing)
         self._saved = max((len(b) for b in ahead.values()), default=0) + max(self._task.success_hold_steps, 1)
         return self._hopeless is not None
@@ -184,7 +205,7 @@ class _Running:
         trace = self._trace()
         hold = trace.hold_steps
         held = bool(self._stable and self._in_time and hold and trace.success[-hold:].all())
-        failure = None if held else self._hopeless or diagnosis.diagnose(self._task, trace)
+        failure = None if held else self._deadlock or self._hopeless or diagnosis.diagnose(self._task, trace)
         return AttemptResult(
             index=self._index,
             held=held,
@@ -207,6 +228,8 @@ class _Running:
             subtask=trace.subtask,
             hold_steps=hold,
             steps_saved=self._saved if self._hopeless else 0,
+            waiting=trace.waiting,
+            constraints=self._moves[-1].constraints if self._moves else (),
         )
 
     def _trace(self) -> diagnosis.Trace:
@@ -221,6 +244,7 @@ class _Running:
             hold_steps=len(self._results[-1].actions) if self._moves and self._moves[-1].phase == "hold" else 0,
             stable=self._stable,
             in_time=self._in_time,
+            waiting=self._waiting(),
         )
 
     def _targets(self) -> dict[str, Array]:
@@ -240,6 +264,13 @@ class _Running:
         pairs = list(zip(self._moves, self._results, strict=True))
         return {
             eef: self._stack([np.full(len(r.actions), m.subtask[eef]) for m, r in pairs], (), np.int64)
+            for eef in self._task.robot.eefs
+        }
+
+    def _waiting(self) -> dict[str, NDArray[np.bool_]]:
+        pairs = list(zip(self._moves, self._results, strict=True))
+        return {
+            eef: self._stack([np.full(len(r.actions), eef in m.waiting) for m, r in pairs], (), np.bool_)
             for eef in self._task.robot.eefs
         }
 

@@ -7,7 +7,7 @@ construction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from factory import poses
 from factory.demos import AnnotatedDemo
-from factory.errors import DemoError
 from factory.segmentation import Segment
 from factory.sim import Block
-from factory.specs import EefSpec, GenerationSpec, SubtaskSpec, TaskSpec
+from factory.specs import EefSpec, GenerationSpec, SubtaskSpec
 
 Array = NDArray[np.float64]
 
@@ -74,6 +73,10 @@ _REST_RAD = 0.01
 """The same for turning."""
 _STARTING_STEPS, _RESTING_STEPS = 2, 3
 """What falls at reset moves within the first two steps; three still steps in a row end the fall."""
+_LEAVES_M, _LEAVES_RAD = 5e-3, 0.05
+"""A hand that waits in a demo trembles by less; what is left out of its path is as short."""
+_LEAVES_FINGERS = 0.5
+"""A quarter of the range of a normalised gripper command."""
 _FALL_STEPS = 30
 """Objects dropped at reset (robosuite's nut falls 6 cm) have landed and stopped rocking long before this."""
 
@@ -97,6 +100,18 @@ def settled_row(demo: AnnotatedDemo) -> int:
     return int(np.argmax(resting)) if resting.any() else 0
 
 
+def sets_off(demo: AnnotatedDemo, eef: str, start: int, stop: int) -> int:
+    """Return the first of rows [start, stop) at which the hand's target or its fingers leave where they were at start.
+
+    A hand that never leaves returns `stop`.
+    """
+    T, fingers = demo.T_world_eef_target[eef][start:stop], demo.gripper[eef][start:stop]
+    away = np.linalg.norm(T[:, :3, 3] - T[0, :3, 3], axis=1) > _LEAVES_M
+    away |= poses.angle_between(np.broadcast_to(T[0, :3, :3], T[:, :3, :3].shape), T[:, :3, :3]) > _LEAVES_RAD
+    away |= np.abs(fingers - fingers[0]).max(axis=1) > _LEAVES_FINGERS
+    return start + int(np.argmax(away)) if away.any() else stop
+
+
 def effective_subtask(subtask: SubtaskSpec, spec: GenerationSpec) -> SubtaskSpec:
     """Return the subtask with the generation's overrides applied; the last subtask never gets end jitter."""
     changes: dict[str, object] = {}
@@ -111,28 +126,6 @@ def effective_subtask(subtask: SubtaskSpec, spec: GenerationSpec) -> SubtaskSpec
     if spec.fixed_steps is not None:
         changes["fixed_steps"] = spec.fixed_steps
     return replace(subtask, **changes)  # type: ignore[arg-type]
-
-
-def check_sources(task: TaskSpec, sources: Sequence[Source], spec: GenerationSpec) -> None:
-    """Refuse sources whose segments the jitter could turn inside out.
-
-    Raises:
-        DemoError: there are no sources, or a segment is shorter than the jitter of its two ends can take away.
-    """
-    if not sources:
-        raise DemoError(f"task {task.name!r}: no source demonstration could be used; at least one is needed")
-    for source in sources:
-        for eef, chain in task.subtasks.items():
-            moved_before = 0
-            for subtask, segment in zip(chain, source.segments[eef], strict=True):
-                low, high = effective_subtask(subtask, spec).end_jitter_steps
-                if segment.stop + low - (segment.start + moved_before) < 1 or segment.stop + high > len(source.demo):
-                    raise DemoError(
-                        f"demo {source.demo.name!r}: segment {subtask.name!r} of {eef} is [{segment.start}, "
-                        f"{segment.stop}) of {len(source.demo)} steps, too short for end jitter {(low, high)} after "
-                        f"{moved_before} steps before it; allowed is less jitter or a longer segment"
-                    )
-                moved_before = max(high, 0)
 
 
 def turned(T: Array, yaw_symmetry: int, T_like: Array) -> Array:
@@ -200,14 +193,20 @@ def carried_block(
     T_world_object: Array | None,
     T_world_from: Array,
     T_hand_object: Array | None = None,
+    T_shared: Array | None = None,
     object_symmetry: int = 1,
     carried_symmetry: int = 1,
+    gripper_before: Array | None = None,
     with_first_pose: bool,
     paced: bool = False,
     noise_std: Array,
     rng: np.random.Generator,
 ) -> Block:
     """Return bridge, wait and carried segment as one block.
+
+    The segment's gripper commands go with its targets, row by row, whatever their width. On the way there a gripper of
+    one dimension is told what the segment begins with, as in MimicGen; a hand of several keeps the fingers it was last
+    told, because a grasp that changes while the arm travels loses what it holds.
 
     Args:
         source: the chosen demo.
@@ -219,8 +218,10 @@ def carried_block(
         T_world_from: ``(4, 4)`` pose the bridge starts from.
         T_hand_object: ``(4, 4)`` carried object in the hand now, to keep its motion rather than the hand's; see
             `grasp_correction`.
+        T_shared: ``(4, 4)`` moves the segment instead of the object's motion, when arms act as one; see `coordination`.
         object_symmetry: `yaw_symmetry` of the reference object; likewise of the carried one.
         carried_symmetry: see object_symmetry.
+        gripper_before: ``(g,)`` last gripper command of this attempt; None before the first.
         with_first_pose: put the segment's first measured hand pose before its targets.
         paced: lengthen the bridge where it would be too fast to follow.
         noise_std: ``(6,)`` standard deviation in normalised action units; see `noise_std`.
@@ -232,7 +233,9 @@ def carried_block(
     if with_first_pose:
         targets = np.concatenate([demo.T_world_eef[eef][start : start + 1], targets])
         gripper = np.concatenate([gripper[:1], gripper])
-    if T_world_object is not None and subtask.object_ref is not None:
+    if T_shared is not None:
+        targets = T_shared @ targets
+    elif T_world_object is not None and subtask.object_ref is not None:
         T_then = demo.T_world_object[subtask.object_ref][max(start, source.settled)]
         targets = carry(targets, T_then, turned(T_world_object, object_symmetry, T_then))
     if T_hand_object is not None and subtask.carries is not None:
@@ -247,9 +250,10 @@ def carried_block(
     noise = rng.normal(0.0, 1.0, (lead + len(targets), 6)) * noise_std
     if not subtask.noise_on_bridge:
         noise[:lead] = 0.0
+    kept = gripper[:1] if gripper_before is None or gripper.shape[1] == 1 else gripper_before[None]
     return Block(
         T_world_eef=np.concatenate([bridge, wait, targets]),
-        gripper=np.concatenate([np.repeat(gripper[:1], lead, axis=0), gripper]),
+        gripper=np.concatenate([np.repeat(kept, lead, axis=0), gripper]),
         action_noise=noise,
     )
 

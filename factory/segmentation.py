@@ -230,7 +230,7 @@ def _cut_automatically(demo: AnnotatedDemo, task: TaskSpec, eef: str, i: int, st
 
 def _grasp_evidence(demo: AnnotatedDemo, task: TaskSpec, eef: str, name: str, start: int) -> Evidence:
     hz = task.robot.control_hz
-    closing = _closing(demo, task, eef)
+    closing = commanded_to_close(demo, task, eef)
     onset = _first(closing, start)
     if onset is None:
         return {"gripper closing": None}
@@ -246,7 +246,7 @@ def _grasp_evidence(demo: AnnotatedDemo, task: TaskSpec, eef: str, name: str, st
 
 def _release_evidence(demo: AnnotatedDemo, task: TaskSpec, eef: str, sub: SubtaskSpec, start: int) -> Evidence:
     name = str(sub.carries)
-    opening = ~_closing(demo, task, eef)
+    opening = ~commanded_to_close(demo, task, eef)
     onset = _first(opening, start)
     if onset is None:
         return {"gripper opening": None}
@@ -266,8 +266,8 @@ def _with_command(evidence: Evidence, name: str, step: int) -> Evidence:
     return {**evidence, name: step} if any(e is not None for e in evidence.values()) else evidence
 
 
-def _closing(demo: AnnotatedDemo, task: TaskSpec, eef: str) -> Truths:
-    """Where the gripper is told to close: the sign of most of its dimensions."""
+def commanded_to_close(demo: AnnotatedDemo, task: TaskSpec, eef: str) -> Truths:
+    """Return where the gripper is told to close, ``(T,)``: the sign of most of its dimensions."""
     return np.sum(np.sign(demo.gripper[eef]), axis=1) * task.robot.eefs[eef].gripper_closed > 0
 
 
@@ -298,6 +298,11 @@ def _rigid(demo: AnnotatedDemo, eef: str, name: str, steps: int) -> Truths:
     p = (poses.inverse(demo.T_world_eef[eef]) @ demo.T_world_object[name])[:, :3, 3]
     ahead = [np.concatenate([p[k:], np.repeat(p[-1:], k, axis=0)]) for k in range(1, steps + 1)]
     return np.max([np.linalg.norm(a - p, axis=1) for a in ahead], axis=0) < _HELD_M
+
+
+def keeps_its_place(demo: AnnotatedDemo, task: TaskSpec, eef: str, name: str) -> Truths:
+    """Return where an object keeps its place in the hand for a quarter of a second, as what is held does, ``(T,)``."""
+    return _rigid(demo, eef, name, round(_RIGID_S * task.robot.control_hz))
 
 
 def _stirred(demo: AnnotatedDemo, name: str, since: int) -> Truths:

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory import poses
-from factory.retargeting import Source, effective_subtask, turned, turns
+from factory.constraints import Constraint
+from factory.coordination import bonds, chains_of, end_together, follow_leads
+from factory.retargeting import Source, turned, turns
 from factory.specs import GenerationSpec, Selection, SubtaskSpec, TaskSpec
 
 Array = NDArray[np.float64]
@@ -56,12 +58,14 @@ class SourceSet(Sequence[Source]):
         chains: end effector -> its subtasks with the generation's overrides applied.
         stops: end effector -> ``(demos, subtasks)`` where segments end before jitter.
         starts: end effector -> per subtask, see `_Starts`.
+        constraints: what holds between the arms, with the generation's overrides applied.
     """
 
     sources: tuple[Source, ...]
     chains: Mapping[str, tuple[SubtaskSpec, ...]]
     stops: Mapping[str, NDArray[np.int64]]
     starts: Mapping[str, tuple[_Starts, ...]]
+    constraints: tuple[Constraint, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -79,13 +83,15 @@ class SourceSet(Sequence[Source]):
 
 def source_set(task: TaskSpec, sources: Sequence[Source], spec: GenerationSpec) -> SourceSet:
     """Return the sources stacked for these settings; a set that was made for the same settings is returned as it is."""
-    chains = {eef: tuple(effective_subtask(s, spec) for s in chain) for eef, chain in task.subtasks.items()}
-    if isinstance(sources, SourceSet) and sources.chains == chains:
+    constraints = bonds(task, spec)
+    chains = chains_of(task, spec, constraints)
+    if isinstance(sources, SourceSet) and (sources.chains, sources.constraints) == (chains, constraints):
         return sources
     stops = {
         eef: np.array([[segment.stop for segment in source.segments[eef]] for source in sources], np.int64)
         for eef in chains
     }
+    stops = end_together(stops, chains, constraints)
     return SourceSet(
         sources=tuple(sources),
         chains=chains,
@@ -94,6 +100,7 @@ def source_set(task: TaskSpec, sources: Sequence[Source], spec: GenerationSpec) 
             eef: tuple(_starts(sources, eef, chain, stops[eef], k) for k in range(len(chain)))
             for eef, chain in chains.items()
         },
+        constraints=constraints,
     )
 
 
@@ -141,6 +148,13 @@ def jittered_bounds(sources: SourceSet, eef: str, rng: np.random.Generator) -> N
         bounds[:, k, 1] = sources.stops[eef][:, k] + rng.integers(low, high, size=len(sources), endpoint=True)
     bounds[:, 1:, 0] = bounds[:, :-1, 1]
     return bounds
+
+
+def drawn_bounds(sources: SourceSet, rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
+    """Draw all arms' boundaries for one attempt, see `jittered_bounds`; arms that act as one end at the same rows."""
+    return follow_leads(
+        {eef: jittered_bounds(sources, eef, rng) for eef in sources.chains}, sources.chains, sources.constraints
+    )
 
 
 def select_source(

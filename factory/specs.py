@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from factory.constraints import SCHEMES, Constraint, check_constraints
 from factory.errors import SpecError, unknown_name
+from factory.parts import BodySpec, CameraSpec, TableSpec, check_parts
 from factory.scene import Predicate
 
+Extra = Literal["segmentation", "depth"]
+EXTRAS: tuple[Extra, ...] = ("segmentation", "depth")
 SelectionStrategy = Literal["random", "nearest_object", "nearest_eef"]
 STRATEGIES: tuple[SelectionStrategy, ...] = ("random", "nearest_object", "nearest_eef")
 
@@ -112,9 +116,17 @@ class EefSpec:
         arm_joints: joint names in the simulator, in order.
         gripper_joints: likewise for the fingers.
         gripper_closed: gripper command that closes; the opposite sign opens.
+        command_open: a hand's whole command, a number for each gripper dimension, that opens it, where that is not
+            -gripper_closed for each (a thumb that stays opposed); likewise command_closed.
+        command_closed: see command_open.
         joints_open: positions of `gripper_joints` (rad or m) when open; likewise joints_closed.
         joints_closed: see joints_open.
         fingers: contact group name -> geoms ("geom:...") of each opposing finger; a grasp touches all of them.
+        touch: further contact groups of the hand, name -> "geom:..." and "body:...": the palm, the whole hand.
+        grasp_m: where the middle of a held object is, in the grip frame; with `grasp_quat_wxyz` the grasp frame: z
+            points where the hand reaches, x from one finger to the finger, or fingers, that oppose it.
+        grasp_quat_wxyz: see grasp_m.
+        opening_m: clear width between the opposing fingers of the open hand.
     """
 
     frame: str
@@ -128,11 +140,21 @@ class EefSpec:
     joints_open: tuple[float, ...]
     joints_closed: tuple[float, ...]
     gripper_closed: float = 1.0
+    command_open: tuple[float, ...] = ()
+    command_closed: tuple[float, ...] = ()
     fingers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    touch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    grasp_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    grasp_quat_wxyz: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    opening_m: float = 0.08
 
     def __post_init__(self) -> None:
         if self.arm_action[1] - self.arm_action[0] != 6:
             raise SpecError(f"arm_action {self.arm_action} must span six pose dimensions")
+        width = self.gripper_action[1] - self.gripper_action[0]
+        for name in ("command_open", "command_closed"):
+            if len(getattr(self, name)) not in (0, width):
+                raise SpecError(f"{name} {getattr(self, name)} needs {width} numbers, as gripper_action spans, or none")
         if not len(self.joints_open) == len(self.joints_closed) == len(self.gripper_joints):
             raise SpecError(
                 f"joints_open {self.joints_open} and joints_closed {self.joints_closed} need one number for each of "
@@ -141,17 +163,47 @@ class EefSpec:
         if self.position_scale_m <= 0 or self.rotation_scale_rad <= 0:
             raise SpecError("position_scale_m and rotation_scale_rad must be positive")
 
+    @property
+    def opens(self) -> tuple[float, ...]:
+        """The whole gripper command that opens."""
+        return self.command_open or (-self.gripper_closed,) * (self.gripper_action[1] - self.gripper_action[0])
+
+    @property
+    def closes(self) -> tuple[float, ...]:
+        """The whole gripper command that closes."""
+        return self.command_closed or (self.gripper_closed,) * (self.gripper_action[1] - self.gripper_action[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountSpec:
+    """One of the simulator's robots, and where it stands in the project's own scenes.
+
+    Attributes:
+        model: the simulator's name of the robot model.
+        position_m: its base in the world; None puts it where the simulator puts such a robot at a table.
+        yaw_rad: its turn about the vertical; 0 faces along x. Only with a position.
+        controller: the simulator's name of the controllers it is driven by; "" takes the model's own.
+        gripper: the simulator's name of the gripper on each of its arms; "" takes the model's own.
+    """
+
+    model: str
+    position_m: tuple[float, float, float] | None = None
+    yaw_rad: float = 0.0
+    controller: str = ""
+    gripper: str = ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
-    """A robot and how it is commanded.
+    """A robot, or several that work together, and how it is commanded.
 
     Attributes:
-        name: the simulator's name of the robot model.
+        name: the name users see; without `mounts` also the simulator's name of the robot model.
         lerobot_type: `robot_type` written into datasets.
         eefs: end-effector name -> its specification.
         action_dim: width of the whole action vector.
         control_hz: rate of actions; also the frame rate of datasets.
+        mounts: the simulator's robots, in the order of their actions; none is one robot `name` at a table.
     """
 
     name: str
@@ -159,6 +211,7 @@ class RobotSpec:
     eefs: Mapping[str, EefSpec]
     action_dim: int
     control_hz: int = 20
+    mounts: tuple[MountSpec, ...] = ()
 
     def __post_init__(self) -> None:
         taken: list[int] = []
@@ -187,6 +240,13 @@ class ObjectSpec:
     contact: tuple[str, ...] = ()
     yaw_symmetry: int = 1
 
+    @classmethod
+    def of_part(cls, name: str, *, site: str = "", yaw_symmetry: int = 1) -> ObjectSpec:
+        """Return the object that is a scene's box or part `name`, its frame the body's or one of its sites'."""
+        body = f"{name}_main"
+        frame = f"site:{name}_{site}" if site else f"body:{body}"
+        return cls(frame=frame, body=body, contact=(f"body:{body}",), yaw_symmetry=yaw_symmetry)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSpec:
@@ -203,12 +263,18 @@ class SceneSpec:
     """A scene as data.
 
     Attributes:
-        base: "table" for a table with `boxes`, a robosuite environment's name, or "package.module:Class" of one.
+        base: "table" for a table with `boxes` and `parts`, a robosuite environment's name, or "package.module:Class" of
+            one.
         options: keyword arguments of the environment.
         boxes: free boxes by name, for base "table".
+        parts: what else lies or stands there, by name, for base "table"; see `factory.parts`.
+        table: the table itself, for base "table".
+        cameras: further cameras by name, for base "table".
         objects: objects that predicates and subtasks may name.
         joints: joint group name -> joint names, for scene joints (a hinge, a latch).
-        contacts: pairs of contact groups that predicates ask about: object names, finger groups of the robot.
+        contacts: pairs of contact groups that predicates ask about: object names, finger groups of the robot, names in
+            `contact_groups`.
+        contact_groups: further groups, name -> tuple of "body:NAME" (with everything below) and "geom:NAME".
         clearances_mm: what has to fit, for people: "nut in peg" -> 4.0.
         hidden_bodies: bodies moved far below the floor because the task has no use for them.
     """
@@ -216,11 +282,25 @@ class SceneSpec:
     base: str
     options: Mapping[str, Any] = field(default_factory=dict)
     boxes: Mapping[str, BoxSpec] = field(default_factory=dict)
+    parts: Mapping[str, BodySpec] = field(default_factory=dict)
+    table: TableSpec = field(default_factory=TableSpec)
+    cameras: Mapping[str, CameraSpec] = field(default_factory=dict)
     objects: Mapping[str, ObjectSpec]
     joints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     contacts: tuple[tuple[str, str], ...] = ()
+    contact_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     clearances_mm: Mapping[str, float] = field(default_factory=dict)
     hidden_bodies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.base != "table" and (self.boxes or self.parts or self.cameras or self.table != TableSpec()):
+            raise SpecError(
+                f"boxes, parts, table and cameras belong to the base 'table'; this scene's is {self.base!r}"
+            )
+        check_parts(self.parts, self.boxes)
+        for group in self.contact_groups:
+            if group in self.objects:
+                raise SpecError(f"the name {group!r} belongs to an object and to a contact group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,8 +361,10 @@ class TaskSpec:
         scene: where.
         resets: variant name ("D0", "D1", ...) -> distribution of starts.
         subtasks: end-effector name -> its subtasks in order.
+        constraints: what holds between the arms: `Coordination` and `Ordering`, see `constraints`.
         signals: name -> predicate that rises when a subtask is done.
-        held: object name -> predicate that is true while a hand holds it.
+        held: object name -> predicate that is true while a hand holds it; "left:tray" where it matters which one does,
+            because several take the same object.
         success: predicate of the finished task.
         needs: object name -> predicate of that object, and of what cannot move, that is true whenever success is.
             Attempts that have left such an object behind are ended early, see `ending`; none, and none are.
@@ -309,6 +391,7 @@ class TaskSpec:
     aliases: Mapping[str, str] = field(default_factory=dict)
     environments: tuple[str, ...] = ()
     description: str = ""
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.subtasks) != set(self.robot.eefs):
@@ -321,6 +404,12 @@ class TaskSpec:
                 raise SpecError(f"task {self.name!r}: end effector {eef!r} has no subtasks")
             for i, sub in enumerate(chain):
                 self._check_subtask(eef, sub, last=i == len(chain) - 1)
+        check_constraints(f"task {self.name!r}", self.subtasks, self.scene.objects, self.constraints)
+        for key in self.held:
+            eef, _, name = key.rpartition(":")
+            if name not in self.scene.objects or (eef and eef not in self.subtasks):
+                known = (*self.scene.objects, *(f"{e}:{o}" for e in self.subtasks for o in self.scene.objects))
+                raise SpecError(f"task {self.name!r} held: " + unknown_name("object", key, known))
         for name in self.needs:
             if name not in self.scene.objects:
                 raise SpecError(f"task {self.name!r} needs: " + unknown_name("object", name, self.scene.objects))
@@ -341,6 +430,10 @@ class TaskSpec:
         if sub.end_signal is not None and sub.end_signal not in self.signals:
             raise SpecError(where + unknown_name("signal", sub.end_signal, self.signals))
 
+    def held_by(self, eef: str, name: str) -> Predicate | None:
+        """Return what says that an arm holds an object, or where the task does not tell arms apart, that any does."""
+        return self.held.get(f"{eef}:{name}", self.held.get(name))
+
     def reset(self, variant: str) -> ResetSpec:
         """Return the variant's distribution of starts, or say which exist."""
         if variant not in self.resets:
@@ -355,7 +448,8 @@ class GenerationSpec:
     Attributes:
         variant: which reset distribution.
         seed: the job's seed; an attempt's randomness depends on it and on the attempt's index alone.
-        select_per: "episode" chooses one source demo at the first subtask and stays with it; "subtask" chooses anew.
+        select_per: "episode" chooses one source demo for all arms, at the first subtask, and stays with it; "arm" one
+            for each; "subtask" chooses anew at every subtask of every arm. Arms that act as one share theirs.
         selection: replaces every subtask's selection.
         end_jitter_steps: replaces every non-last subtask's range.
         noise_normalised: replaces every subtask's action noise.
@@ -370,6 +464,9 @@ class GenerationSpec:
             shifts the hand so that the *carried* object moves as it did in the source, whatever the grasp was like.
         use_symmetry: treat turns of an object that it looks the same after as the same, and carry with the smallest.
         untransformed: replay the chosen source as it was recorded; the control that shows what carrying adds.
+        coordination: "task" as the task says; "off" lets every arm go alone; a scheme replaces the task's.
+        coordination_noise: factor on the noise of shared transforms.
+        ordering: "task" as the task says; "off" lets no subtask wait for another arm's.
         segmentation: "stored" prefers signals in the file, "predicates" evaluates the task's, "automatic" ignores both.
         paraphrases: word each episode's instruction in one of the task's ways, drawn with its selection stream.
         max_steps: an attempt that would run longer is cut and fails with "timeout".
@@ -379,7 +476,7 @@ class GenerationSpec:
 
     variant: str = "D0"
     seed: int = 0
-    select_per: Literal["episode", "subtask"] = "episode"
+    select_per: Literal["episode", "arm", "subtask"] = "episode"
     selection: Selection | None = None
     end_jitter_steps: tuple[int, int] | None = None
     noise_normalised: float | None = None
@@ -391,6 +488,9 @@ class GenerationSpec:
     keep: Literal["hand", "object"] = "hand"
     use_symmetry: bool = False
     untransformed: bool = False
+    coordination: Literal["task", "off", "transform", "translate", "replay"] = "task"
+    coordination_noise: float = 1.0
+    ordering: Literal["task", "off"] = "task"
     segmentation: Literal["stored", "predicates", "automatic"] = "stored"
     paraphrases: bool = False
     max_steps: int = 3000
@@ -403,6 +503,15 @@ class GenerationSpec:
             raise SpecError(f"max_steps is {self.max_steps}; it must be positive")
         if self.noise_normalised is not None and self.noise_normalised < 0:
             raise SpecError(f"noise_normalised is {self.noise_normalised}; it must not be negative")
+        for setting, known in (
+            ("select_per", ("episode", "arm", "subtask")),
+            ("coordination", ("task", "off", *SCHEMES)),
+            ("ordering", ("task", "off")),
+        ):
+            if getattr(self, setting) not in known:
+                raise SpecError(f"{setting}: " + unknown_name("setting", getattr(self, setting), known))
+        if not (math.isfinite(self.coordination_noise) and self.coordination_noise >= 0):
+            raise SpecError(f"coordination_noise is {self.coordination_noise}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,6 +529,7 @@ class RenderSpec:
         camera_jitter_m: standard deviation of the cameras' displacement, used with a visual seed.
         camera_jitter_rad: standard deviation of their turn.
         codec: "h264" or "av1".
+        extras: what is kept of every picture beside its colours: "segmentation", "depth"; see `extras`.
     """
 
     cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
@@ -430,6 +540,7 @@ class RenderSpec:
     camera_jitter_m: float = 0.0
     camera_jitter_rad: float = 0.0
     codec: Literal["h264", "av1"] = "h264"
+    extras: tuple[Extra, ...] = ()
 
     def __post_init__(self) -> None:
         if self.width % 2 or self.height % 2 or min(self.width, self.height) < 16:
@@ -440,5 +551,10 @@ class RenderSpec:
             raise SpecError(unknown_name("render preset", self.preset, ("faithful", "fast")))
         if self.codec not in ("h264", "av1"):
             raise SpecError(unknown_name("codec", self.codec, ("h264", "av1")))
+        for extra in self.extras:
+            if extra not in EXTRAS:
+                raise SpecError(unknown_name("extra", extra, EXTRAS))
+        if len(set(self.extras)) != len(self.extras):
+            raise SpecError(f"extras {self.extras} name one twice")
         if self.visual_seed is None and (self.camera_jitter_m or self.camera_jitter_rad):
             raise SpecError("camera jitter needs a visual seed")

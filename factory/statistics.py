@@ -90,6 +90,17 @@ def wilson(successes: int, n: int) -> tuple[float, float, float]:
     return rate, low, high
 
 
+def evenly(total: int, share: float) -> tuple[int, ...]:
+    """Return which of `total` things make up a share of them, evenly over them, at least one unless there are none.
+
+    No draw decides, so the same things are always looked at. Raises SpecError unless 0 < share <= 1.
+    """
+    if not 0.0 < share <= 1.0:
+        raise SpecError(f"a share of {share} was asked for; it must be above 0 and not above 1")
+    count = math.ceil(share * total - 1e-9)
+    return tuple((2 * k + 1) * total // (2 * count) for k in range(count))
+
+
 @dataclass(frozen=True, kw_only=True)
 class FailureRow:
     """How often attempts failed in one subtask of one arm for one reason."""

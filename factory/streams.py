@@ -18,12 +18,18 @@ class Streams:
         selection: which source demo, where its segments end.
         noise: action noise.
         visual: lights, colours, cameras.
+        coordination: noise on the transforms that arms share.
     """
 
     scene: np.random.Generator
     selection: np.random.Generator
     noise: np.random.Generator
     visual: np.random.Generator
+    coordination: np.random.Generator
+
+
+_COORDINATION_KEY = 5
+"""The first four keys are spawned below; 4 words the instruction, see `recording`."""
 
 
 def spawn_streams(seed: int, attempt: int) -> Streams:
@@ -41,4 +47,7 @@ def spawn_streams(seed: int, attempt: int) -> Streams:
         selection=np.random.default_rng(selection),
         noise=np.random.default_rng(noise),
         visual=np.random.default_rng(visual),
+        coordination=np.random.default_rng(
+            np.random.SeedSequence(entropy=seed, spawn_key=(attempt, _COORDINATION_KEY))
+        ),
     )

@@ -31,14 +31,14 @@ class CountingRenderer:
 
     def __init__(self, task: str, spec: RenderSpec) -> None:
         del task
-        self.spec, self.shard = spec, ""
+        self.spec, self.shard, self.about = spec, "", {}
         self._journal, self._deadly = Path(os.environ[JOURNAL]), os.environ.get(DEADLY)
 
-    def frames(self, states: Mapping[str, Any], overrides: Mapping[str, Any], **_: Any) -> Iterator[dict[str, Any]]:
+    def pictures(self, states: Mapping[str, Any], overrides: Mapping[str, Any], **_: Any) -> Iterator[tuple[Any, Any]]:
         """Yield a picture of each camera for every state."""
         del overrides
         for _ in next(iter(states.values())):
-            yield {camera: self._picture(camera) for camera in self.spec.cameras}
+            yield {camera: self._picture(camera) for camera in self.spec.cameras}, {}
 
     def close(self) -> None:
         """Hold nothing open."""

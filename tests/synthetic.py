@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.episodes import Column, Episode, add_clips, write_shard
+from factory.extras import Layer, LayerWriter
 from factory.sim import Snapshot
+from factory.specs import Extra
 from factory.statistics import AttemptRecord
 from factory.video import Clip, ClipWriter
 from tests.synthetic_pictures import frame_with_number
@@ -75,8 +77,32 @@ def burned(episode: int, row: int, camera: int) -> int:
     return camera * 8192 + episode * 256 + row
 
 
+LEGEND = {"background": 0, "table": 1, "cube": 16}
+
+
+def make_layer(path: Path, kind: Extra, camera: str, numbers: Sequence[int], *, size: int = 64) -> Layer:
+    """Write one frame per number, as `layer_frame` makes them."""
+    with LayerWriter(path, kind=kind, camera=camera, width=size, height=size) as writer:
+        for number in numbers:
+            writer.write(layer_frame(kind, number, size=size))
+    return writer.finish()
+
+
+def layer_frame(kind: Extra, number: int, *, size: int = 64) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return a frame of noise fixed by its number: ids of `LEGEND`, or distances from nothing to the farthest."""
+    rng = np.random.default_rng(number)
+    if kind == "segmentation":
+        return rng.choice(np.array(list(LEGEND.values()), np.uint8), (size, size))
+    return rng.integers(0, 1 << 16, (size, size), np.uint16)
+
+
 def make_shards(
-    root: Path, lengths: Sequence[int] = (5, 8, 6), *, cameras: Sequence[str] = ("agentview", "wrist"), seed: int = 0
+    root: Path,
+    lengths: Sequence[int] = (5, 8, 6),
+    *,
+    cameras: Sequence[str] = ("agentview", "wrist"),
+    seed: int = 0,
+    extras: Sequence[Extra] = (),
 ) -> list[Path]:
     """Write one shard per length, at attempt indices 0, 2, 4, ..., with clips when there are cameras."""
     shards = []
@@ -87,10 +113,17 @@ def make_shards(
             camera: make_clip(root / f"{camera}.mp4", [burned(number, row, c) for row in range(rows)], tint=60 * c)
             for c, camera in enumerate(cameras)
         }
+        layers = [
+            make_layer(root / f"{kind}.{camera}", kind, camera, [burned(number, row, c) for row in range(rows)])
+            for kind in extras
+            for c, camera in enumerate(cameras)
+        ]
         if clips:
-            add_clips(shard, clips, {**RENDER, "cameras": list(cameras)})
-        for clip in clips.values():
-            clip.path.unlink()
+            info = {**RENDER, "cameras": list(cameras), **({"extras": list(extras)} if extras else {})}
+            about = {"legend": LEGEND, "cameras": {camera: {"fovy_deg": 45.0} for camera in cameras}}
+            add_clips(shard, clips, info, layers, about)
+        for made in (*clips.values(), *layers):
+            made.path.unlink()
         shards.append(shard)
     return shards
 

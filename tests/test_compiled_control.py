@@ -296,10 +296,10 @@ def test_machine_code_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPat
 
     folders = []
     for sources in (compiling._SOURCES, compiling._SOURCES[:-1]):
-        compiling.code_folder.cache_clear()
+        compiling._code.cache_clear()
         monkeypatch.setattr(compiling, "_SOURCES", sources)
         folders.append(compiling.code_folder())
-    compiling.code_folder.cache_clear()
+    compiling._code.cache_clear()
     assert folders[0] != folders[1]
 
 

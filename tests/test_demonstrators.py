@@ -18,6 +18,7 @@ from factory.segmentation import split
 from sim_tasks.catalog import TASKS, find_task
 from sim_tasks.demonstrators.recording import flat, perform, record, start
 from sim_tasks.demonstrators.strokes import Stroke, block, hand_down, nearest_turn, yaw_of
+from sim_tasks.robots import PANDA
 
 SEEDS = Path(sim_tasks.__file__).parent / "seeds"
 MOST_STEPS = {"stack_three": 400}
@@ -29,7 +30,7 @@ MOST_STEPS = {"stack_three": 400}
 
 def test_a_stroke_starts_slow_ends_slow_and_arrives():
     start, end = hand_down(np.array([0.0, 0.0, 1.0]), 0.0), hand_down(np.array([0.1, 0.2, 0.9]), 1.0)
-    made = block(start, Stroke(T_world_eef=end, closed=False, speed_m_s=0.1), control_hz=20, closed_command=1.0)
+    made = block(start, Stroke(T_world_eef=end, closed=False, speed_m_s=0.1), control_hz=20, eef=PANDA.eefs["right"])
     steps = np.linalg.norm(np.diff(made.T_world_eef[:, :3, 3], axis=0), axis=-1)
     assert np.allclose(made.T_world_eef[-1], end)
     assert steps[0] < 0.2 * steps.max()
@@ -42,7 +43,7 @@ def test_a_stroke_passes_through_its_waypoints():
     start, end = hand_down(np.zeros(3), 0.0), hand_down(np.array([0.2, 0.0, 0.0]), 0.0)
     way = hand_down(np.array([0.1, 0.1, 0.0]), 0.5)
     stroke = Stroke(T_world_eef=end, closed=True, through=way[None], speed_m_s=0.01)
-    made = block(start, stroke, control_hz=20, closed_command=1.0)
+    made = block(start, stroke, control_hz=20, eef=PANDA.eefs["right"])
     assert np.linalg.norm(made.T_world_eef[:, :3, 3] - way[:3, 3], axis=-1).min() < 1e-3
     assert poses.angle_between(made.T_world_eef[-1, :3, :3], end[:3, :3]) < 1e-6
 

@@ -13,6 +13,7 @@ import pytest
 
 from factory.dataset_reading import read_episodes
 from factory.datasets import write_dataset
+from factory.specs import EXTRAS
 from factory.training import training_commands
 from tests.lerobot_links import link_ffmpeg
 from tests.synthetic import burned, make_attempts, make_shards
@@ -70,7 +71,7 @@ def verdict(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("judge")
     roots = []
     for number in range(2):
-        shards = make_shards(folder / f"shards{number}", LENGTHS, cameras=CAMERAS, seed=number)
+        shards = make_shards(folder / f"shards{number}", LENGTHS, cameras=CAMERAS, seed=number, extras=EXTRAS)
         root = folder / f"dataset{number}"
         with pytest.MonkeyPatch.context() as patch:
             if number == 0:  # cut this one into several files, of data and of each camera
@@ -81,6 +82,7 @@ def verdict(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         roots.append(root)
     assert len(list(roots[0].glob("videos/*/*/*.mp4"))) >= 2 * len(CAMERAS)
     assert len(list(roots[1].glob("videos/*/*/*.mp4"))) == len(CAMERAS)
+    assert len(list(roots[1].glob("extras/*/*/*.parquet"))) == len(CAMERAS) * len(EXTRAS)  # lerobot passes them over
     commands = dict(training_commands(roots[0]).commands)
     return judge(
         folder,

@@ -1,6 +1,7 @@
 """The contract of `SimBackend` for MuJoCo Warp, and what it alone has to keep: the control law, the mask, no silence.
 
-Runs on Warp's CPU device where there is no GPU. The first run compiles kernels for more than a minute and caches them.
+Runs on Warp's CPU device where there is no GPU. The first run compiles kernels for more than a minute and caches them,
+so these tests have a command of their own: `make gpu`. What every test run has is in `test_mjwarp_control`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,21 @@ import pytest
 from numpy.typing import NDArray
 
 from factory import actions, poses
-from factory.demos import Demo, read_demos
+from factory.dataset_checks import verify_dataset
+from factory.dataset_reading import read_episodes
+from factory.demos import read_demos
 from factory.errors import BackendError, SpecError
 from factory.sim import Block, Hold
+from factory.specs import GenerationSpec
 from sim_tasks.catalog import TASKS
 from sim_tasks.robots import PANDA
 from tests.test_backends import EEF, SETTLE, Kind, TestContract, assert_same, assert_same_scene, run, start, wander
+from tests.tower import Watcher
 from workers import bench_gpu
-from workers.generate import seeds_path
+from workers.generate import Request, generate, seeds_path
+from workers.inspecting import inspect_dataset
+from workers.processes import usable_cores
+from workers.replaying import replay_dataset
 
 pytest.importorskip("mujoco_warp")
 mujoco = pytest.importorskip("mujoco")
@@ -51,114 +60,6 @@ def backend(kind: Kind) -> Iterator[Any]:
 
 
 # --- the control law --------------------------------------------------------------------------------------------------
-
-
-def rounded(demo_rows: Array) -> Array:
-    """States as a device can hold them."""
-    return demo_rows.astype(np.float32).astype(np.float64)
-
-
-@pytest.mark.parametrize("name", ["lift", "stack", "square"])
-def test_the_torques_are_robosuites_own(name: str) -> None:
-    """At moments of a demonstration, free and grasping: the goal of one state, then its torques there and a bit later.
-
-    Only positions and velocities are computed on the device, so no constraint solver is compiled for each scene.
-    """
-    from sim_tasks.backends.robosuite import RobosuiteBackend
-
-    demo = read_demos(seeds_path(name))[0]
-    host = RobosuiteBackend(TASKS[name], control_mode="robosuite")
-    host.reset_to(0, demo)
-    scene = annotated_contacts(host, demo)
-    rows = [0, 20, len(scene) // 2, int(np.flatnonzero(scene)[-1])]
-    assert scene[rows].any()
-    assert not scene[rows].all()
-    device = _device(host, worlds=len(rows))
-    _load_rows(device, host, rounded(demo.states[rows]))
-    _orders(device, demo.actions[rows].astype(np.float32))
-    at_goal = _torques(device, first=True)
-    _load_rows(device, host, rounded(demo.states[[row + 1 for row in rows]]))
-    later = _torques(device, first=False)
-    for w, row in enumerate(rows):
-        for state, action, first, got in (
-            (demo.states[row], demo.actions[row], True, at_goal[w]),
-            (demo.states[row + 1], demo.actions[row], False, later[w]),
-        ):
-            expected = _robosuite_controls(host, rounded(state), action.astype(np.float32), first=first)
-            driven = slice(None) if first else slice(7)  # the fingers' controls stay as they were set
-            limit = 1e-4 * np.abs(expected[driven]).max()
-            np.testing.assert_allclose(got[driven], expected[driven], rtol=0, atol=limit)
-    host.close()
-
-
-def annotated_contacts(host: Any, demo: Demo) -> NDArray[np.bool_]:
-    """Where fingers touch something, a row per state."""
-    scene = host.annotate(demo).scene
-    return np.any([touch for pair, touch in scene.contacts.items() if "finger" in pair], axis=0)[:-1]
-
-
-def _device(host: Any, *, worlds: int) -> Any:
-    from sim_tasks.backends.mjwarp.worlds import Worlds
-
-    return Worlds(
-        host._model, host._robot, host.task.robot, worlds=worlds, substeps=1, device="cpu"
-    )  # fmt: skip
-
-
-def _load_rows(device: Any, host: Any, states: Array) -> None:
-    from sim_tasks.backends.mjwarp.worlds import WorldState
-
-    model, (_, part) = host._model, host._arm_controllers()[0]
-    for world, state in enumerate(states):
-        device.load(
-            world,
-            WorldState(
-                qpos=state[1 : 1 + model.nq].astype(np.float32),
-                qvel=state[1 + model.nq :].astype(np.float32),
-                warmstart=np.zeros(model.nv, np.float32),
-                ctrl=np.zeros(model.nu, np.float32),
-                posture=np.array([part.initial_joint]),
-                fingers=np.zeros((1, 2), np.float32),
-            ),
-        )
-
-
-def _orders(device: Any, sent: NDArray[np.float32]) -> None:
-    from sim_tasks.backends.mjwarp.worlds import idle
-
-    plan = idle(device.num_worlds, 1, PANDA.action_dim)
-    plan.actions[0] = sent
-    device._orders.lengths.fill_(1)
-    device._orders.recorded.fill_(1)
-    device._orders.actions.assign(plan.actions)
-
-
-def _torques(device: Any, *, first: bool) -> Array:
-    import mujoco_warp as mjw
-    import warp as wp
-
-    with wp.ScopedDevice(device.device):
-        device._upload()
-        model, data = device._model, device._data
-        mjw.kinematics(model, data)
-        mjw.com_pos(model, data)
-        mjw.crb(model, data)
-        mjw.com_vel(model, data)
-        mjw.rne(model, data)
-        device._first_substep = first
-        device._control(model, data)
-        return data.ctrl.numpy().copy()  # on the CPU a view of the device
-
-
-def _robosuite_controls(host: Any, state: Array, action: NDArray[np.float32], *, first: bool) -> Array:
-    model, data = host._model, host._data
-    data.qpos[:], data.qvel[:] = state[1 : 1 + model.nq], state[1 + model.nq :]
-    if first:
-        host._robot.gripper["right"].current_action = np.zeros(2)
-    host._wake_controllers()
-    mujoco.mj_step1(model, data)
-    host._env._pre_action(action.astype(np.float64), first)
-    return data.ctrl.copy()
 
 
 def test_actions_follow_from_targets_as_on_the_cpu(backend: Any) -> None:
@@ -264,17 +165,6 @@ def test_a_diverged_world_does_not_spoil_its_neighbours(backend: Any) -> None:
     assert run(backend, 0, Hold(steps=2)).stable
 
 
-def test_a_robot_the_kernels_do_not_know_is_refused() -> None:
-    from sim_tasks.backends.mjwarp.arms import arms_of
-    from sim_tasks.backends.robosuite import RobosuiteBackend
-
-    host = RobosuiteBackend(TASKS["lift"], control_mode="exact")
-    host._robot.part_controllers["right"].impedance_mode = "variable"
-    with pytest.raises(BackendError, match=r"arm 'right'.*'impedance': 'variable'.*written for.*'fixed'"):
-        arms_of(host._model, host._robot, PANDA)
-    host.close()
-
-
 def test_worlds_that_do_not_exist_are_refused(backend: Any) -> None:
     with pytest.raises(BackendError, match=r"environment 3 does not exist; this backend holds 0\.\.2"):
         start(backend, 3, 0)
@@ -357,20 +247,61 @@ def test_episodes_made_here_are_run_again_on_the_cpu() -> None:
     # It can disagree: with other labels, every run does.
     turned = verify_on_cpu([replace(e, success=not e.success) for e in episodes], cpu, share=1.0)
     assert turned.rate == pytest.approx(1.0 - agreement.rate)
-    with pytest.raises(SpecError, match="within"):
+    with pytest.raises(SpecError, match="above 0"):
         verify_on_cpu(episodes, cpu, share=0.0)
     with pytest.raises(BackendError, match="has no start"):
-        verify_on_cpu([replace(episodes[0], start=None)], cpu)
-    assert verify_on_cpu([], cpu).summary()["run_again"] == 0
+        verify_on_cpu([replace(episodes[0], start=None)], cpu, share=1.0)
+    assert verify_on_cpu([], cpu, share=1.0).summary()["run_again"] == 0
     cpu.close()
 
 
-def test_a_machine_without_cuda_says_so() -> None:
-    import warp
+def test_a_job_is_kept_as_what_it_is(tmp_path: Path) -> None:
+    """From the request to the dataset through worker processes: kernels, a second opinion, and who made what."""
+    request = Request(
+        task="lift",
+        out=tmp_path / "lift",
+        episodes=3,
+        generation=GenerationSpec(seed=3, use_symmetry=True, paced_bridge=True),
+        render=None,
+        backend="mjwarp",
+        worlds=2,
+        device="cpu",
+    )
+    finished = generate(request, workers=1, watcher=Watcher())
+    assert finished.episodes == 3
+    again = finished.run_again_on_cpu
+    assert again is not None
+    assert (again["episodes"], again["run_again"]) == (3, 1)
+    verify_dataset(finished.root)
+    facts = inspect_dataset(finished.root)
+    assert facts["made_by"] == {"mjwarp/warp": 3}
+    assert (facts["executor"]["backend"], facts["executor"]["determinism"]) == ("mjwarp", "statistical")
+    episodes = list(read_episodes(finished.root))
+    assert {e.provenance["executor"]["backend"] for e in episodes} == {"mjwarp"}
+    for played in replay_dataset(finished.root, ways=("actions",)):
+        assert played.success or not again["agreed"]
+        assert not played.same_machine, "what another executor made passes for this one's"
 
-    if warp.is_cuda_available():
-        pytest.skip("this machine has a CUDA device")
-    facts = bench_gpu.measure("lift")
-    assert (facts["task"], facts["worlds"], facts["status"]) == ("lift", 4096, "unmeasured: no CUDA device")
-    with pytest.raises(SpecError, match="Did you mean 'lift'"):
-        bench_gpu.measure("lfit")
+
+def test_the_benchmark_measures_every_part() -> None:
+    """On Warp's CPU device, a handful of everything: what is there, and what it means."""
+    found = bench_gpu.measure("lift", 2, rounds=1, seed=3, cores=2, device="cpu", frames=3, cpu_attempts=1)
+    json.dumps(found)
+    assert found["status"] == "measured"
+    made = found["attempts"]
+    assert made["attempts"] == 2
+    assert made["attempts_per_s"] == pytest.approx(made["attempts"] / made["wall_s"])
+    assert made["successes_per_s"] == pytest.approx(made["successes"] / made["wall_s"])
+    assert made["control_steps_per_s"] > 50 * made["attempts_per_s"], "an attempt has over fifty control steps"
+    assert 0.5 <= made["lock_step_share"] <= 1.0
+    assert 0.0 < made["simulator_share"] < 1.0
+    frames = found["frames_per_s"]
+    assert frames["drawn_with"].split(": ")[1]
+    assert frames["faithful"] > 0
+    assert frames["fast"] > 0
+    road = found["cpu_road"]
+    assert list(road) == (["1", "2"] if usable_cores() > 1 else ["1"])
+    assert road["1"]["of_linear"] == 1.0
+    for count, rates in road.items():
+        assert 0 <= rates["successes_per_s"] <= rates["attempts_per_s"]
+        assert rates["of_linear"] == pytest.approx(rates["attempts_per_s"] / int(count) / road["1"]["attempts_per_s"])

@@ -27,7 +27,7 @@ from factory.episodes import EPISODE_FILE, shard_path, write_shard
 from factory.errors import BackendError
 from factory.provenance import read_attempts
 from sim_tasks.backends.kinematic import KinematicBackend
-from tests import chaos, tower
+from tests import api_storm, chaos, tower
 from workers import local, worker
 from workers.sharing import shared
 from workers.worker import shards_key
@@ -50,6 +50,16 @@ def small(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> chaos.Refere
 def large(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> chaos.Reference:
     """A job that lasts some seconds."""
     return chaos.undisturbed(demos, tmp_path_factory.mktemp("large"), episodes=80)
+
+
+def test_a_killed_api_answers_every_repeated_request_once(
+    demos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with chaos.a_site("sqlite", tmp_path, request) as site:
+        seen = api_storm.storm(site, demos, kills=2, seed=chaos.seed_of(request))
+    assert seen.deaths >= 2
+    assert seen.cut_off >= 2
+    assert seen.statuses.total() >= 2
 
 
 # --- random kills -----------------------------------------------------------------------------------------------------

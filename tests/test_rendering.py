@@ -96,6 +96,7 @@ def recorded() -> dict[str, Recorded]:
                 pictures.append(picture[::-1].copy())
             ids = environment.sim.render(camera_name="agentview", width=84, height=84, segmentation=True)
             geoms.append(np.where(ids[..., 0] == mujoco.mjtObj.mjOBJ_GEOM, ids[..., 1], -1)[::-1])
+            assert (geoms[-1] >= 0).mean() > 0.95  # the rest are sites, or nothing
         environment.sim._render_context_offscreen = None
         del context
         environment.close()
@@ -117,12 +118,14 @@ def test_faithful_is_robosuites_picture_pixel_by_pixel(recorded, task, size):
 
 
 def test_segmentation_is_robosuites(recorded):
-    with open_renderer("stack", replace(QUICK, preset="faithful")) as renderer:
-        masks = list(renderer.segmentation(recorded["stack"].states, {}))
-        names = renderer.geom_names()
+    with open_renderer("stack", replace(QUICK, preset="faithful", extras=("segmentation",))) as renderer:
+        masks = [layers for _, layers in renderer.pictures(recorded["stack"].states, {}, visual_stream=None)]
+        label, legend = np.array(renderer._labels, np.uint8), renderer.about["legend"]
     for ours, theirs in zip(masks, recorded["stack"].geoms, strict=True):
-        assert np.array_equal(ours["agentview"], theirs)
-    assert {"cubeA_g0_vis", "cubeB_g0_vis", "table_visual"} <= {names[i] for i in np.unique(masks[0]["agentview"])}
+        shown = theirs >= 0
+        assert np.array_equal(ours["segmentation", "agentview"][shown], label[theirs[shown]])
+    seen = set(np.unique(masks[0]["segmentation", "agentview"]).tolist())
+    assert {legend[name] for name in ("cubeA", "cubeB", "table", "robot_body", "right_gripper")} <= seen
 
 
 @pytest.mark.parametrize(
@@ -191,16 +194,17 @@ def test_lighter_meshes_leave_physics_alone_and_are_made_once(tmp_path, monkeypa
     monkeypatch.setattr(meshes, "_heavy", lambda model: [model.mesh("gripper0_right_hand_vis").id])
     before = {name: getattr(model, name).copy() for name in ("mesh_vert", "mesh_normal", "mesh_graph", "geom_size")}
     had = model.mesh_facenum.copy()
-    meshes.lighten(model, tmp_path)
+    monkeypatch.setenv("FACTORY_CACHE_DIR", str(tmp_path))
+    assert meshes.lighten(model) == (1, 0)
     assert 0 < model.mesh_facenum.sum() < had.sum() - 4000
     assert all(np.array_equal(getattr(model, name), array) for name, array in before.items())
     monkeypatch.setattr(meshes, "_simplified", None)  # from the disk now
-    meshes.lighten(other, tmp_path)
+    assert meshes.lighten(other) == (0, 1)
     assert np.array_equal(model.mesh_face, other.mesh_face)
-    (stored,) = tmp_path.glob("*.npz")
+    (stored,) = (tmp_path / "meshes").glob("*.npz")
     stored.write_bytes(b"damaged")
     monkeypatch.setattr(meshes, "_simplified", lambda original, *_: original)
-    meshes.lighten(build_environment(find_task("stack")).sim.model._model, tmp_path)
+    assert meshes.lighten(build_environment(find_task("stack")).sim.model._model) == (1, 0)
 
 
 def test_of_many_workers_one_makes_a_mesh_and_the_others_wait(tmp_path, monkeypatch):
@@ -214,23 +218,23 @@ def test_of_many_workers_one_makes_a_mesh_and_the_others_wait(tmp_path, monkeypa
     model = build_environment(find_task("stack")).sim.model._model
     monkeypatch.setattr(meshes, "_heavy", lambda model: [model.mesh("gripper0_right_hand_vis").id])
     monkeypatch.setattr(meshes, "_simplified", slow)
+    monkeypatch.setenv("FACTORY_CACHE_DIR", str(tmp_path))
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: meshes.lighten(model, tmp_path), range(3)))
+        list(pool.map(lambda _: meshes.lighten(model), range(3)))
     assert len(made) == 1
 
 
 def test_new_looks_change_pixels_and_no_mask_until_the_cameras_move(recorded):
     states = {name: values[:1] for name, values in recorded["stack"].states.items()}
-    spec = replace(QUICK, visual_seed=7)
+    spec = replace(QUICK, visual_seed=7, extras=("segmentation",))
 
     def look(renderer, index):
-        frame = next(renderer.frames(states, {}, visual_stream=visual_stream(renderer.spec, index)))
-        mask = next(renderer.segmentation(states, {}, visual_stream=visual_stream(renderer.spec, index)))
-        return frame["agentview"], mask["agentview"]
+        stream = None if index is None else visual_stream(renderer.spec, index)
+        frame, mask = next(renderer.pictures(states, {}, visual_stream=stream))
+        return frame["agentview"], mask["segmentation", "agentview"]
 
     with open_renderer("stack", spec) as renderer:
-        plain = next(renderer.frames(states, {}, visual_stream=None))["agentview"]
-        plain_mask = next(renderer.segmentation(states, {}))["agentview"]
+        plain, plain_mask = look(renderer, None)
         seen = [plain]
         for index in range(3):
             frame, mask = look(renderer, index)

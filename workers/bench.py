@@ -13,7 +13,7 @@ from factory.demos import read_demos
 from factory.errors import SpecError
 from factory.specs import GenerationSpec
 from sim_tasks.catalog import find_task
-from workers import bench_control, bench_generate, bench_mimicgen
+from workers import bench_control, bench_generate, bench_mimicgen, bench_physics
 from workers.generate import seeds_path
 from workers.processes import usable_cores
 
@@ -83,7 +83,8 @@ def bench(request: BenchRequest, *, tell: Callable[[str], None] = lambda _: None
     task = find_task(request.task)
     settings = not request.mimicgen_settings
     spec = GenerationSpec(variant=request.variant, seed=request.seed, use_symmetry=settings, paced_bridge=settings)
-    demos = [demo for path in request.demos or (seeds_path(request.task),) for demo in read_demos(path)]
+    files = request.demos or (seeds_path(request.task),)
+    demos = [demo for path in files for demo in read_demos(path)]
     facts: dict[str, Any] = {"task": request.task, "variant": request.variant, "machine": machine(), "ratios": {}}
     if "control" in request.parts:
         tell(f"control path along {request.attempts} attempts of {request.task}")
@@ -99,11 +100,23 @@ def bench(request: BenchRequest, *, tell: Callable[[str], None] = lambda _: None
             facts["scenes"][name] = bench_control.measure_scene(name, rounds=request.rounds)
     options = _options(request)
     if "generate" in request.parts:
+        physics_us: list[float] = []
+
+        def physics() -> None:
+            tell(f"bare physics in {request.workers} processes")
+            physics_us.append(
+                bench_physics.mj_step_us(
+                    request.task, files, spec, attempts=request.attempts, processes=request.workers
+                )
+            )
+
+        physics()
         tell(f"generating {request.episodes} episodes without pictures")
         states = bench_generate.measure(
             request.task, episodes=request.episodes, workers=request.workers, options=[*options, "--cameras", ""]
         )
-        facts["generate"] = states | _against_limit(facts.get("control"), states)
+        physics()
+        facts["generate"] = states | _against_limit(physics_us, states)
         tell("the first attempt of a short run, everything warm")
         short = bench_generate.measure(
             request.task, episodes=2, workers=request.workers, options=[*options, "--cameras", ""]
@@ -157,12 +170,14 @@ def _options(request: BenchRequest) -> list[str]:
     return [*options, "--mimicgen"] if request.mimicgen_settings else options
 
 
-def _against_limit(control: Mapping[str, Any] | None, made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what bare physics would allow: the same control steps at the cost of `mj_step`, and nothing else."""
-    if control is None:
-        return {}
-    physics_s = 1e-6 * control["cpu_us_per_control_step"]["mj_step"]["median"] * made["control_steps"]
+def _against_limit(physics_us: Sequence[float], made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what bare physics would allow: the same control steps by `mj_step` in as many processes, nothing else.
+
+    `physics_us` was measured right before and right after; the limit is that of their mean.
+    """
+    physics_s = 1e-6 * sum(physics_us) / len(physics_us) * made["control_steps"]
     return {
+        "mj_step_us_before_after": list(physics_us),
         "limit_successes_per_cpu_s": made["episodes"] / physics_s,
         "share_of_limit": physics_s / made["cpu_s"],
     }

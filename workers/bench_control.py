@@ -60,7 +60,35 @@ def measure_task(
     """
     from sim_tasks.backends.robosuite import RobosuiteBackend  # noqa: PLC0415 - brings the simulator
 
-    backend, exact = RobosuiteBackend(task), RobosuiteBackend(task, control_mode="exact")
+    backend, path, courses = recorded(task, demos, spec, attempts=attempts)
+    exact = RobosuiteBackend(task, control_mode="exact")
+
+    def slow(course: _Course) -> Callable[[], None]:
+        course.restore()
+        exact.restore(0, backend.snapshot(0))
+
+        def play() -> None:
+            exact.play(0, course.actions[:ROBOSUITE_STEPS])
+
+        return play
+
+    facts = _measure(backend.environment, path, courses, rounds, {"exact": slow})
+    exact.close()
+    backend.close()
+    return facts | {"robot": task.robot.name, "attempts": attempts}
+
+
+def recorded(
+    task: TaskSpec, demos: Sequence[Demo], spec: GenerationSpec, *, attempts: int
+) -> tuple[Any, Any, list[_Course]]:
+    """Return an open backend, its compiled path, and so many attempts as courses.
+
+    Raises:
+        BackendError: the task's robot is not driven by compiled control.
+    """
+    from sim_tasks.backends.robosuite import RobosuiteBackend  # noqa: PLC0415 - brings the simulator
+
+    backend = RobosuiteBackend(task)
     path = backend.compiled_path
     if path is None:
         raise BackendError(
@@ -76,20 +104,7 @@ def measure_task(
 
         controls = _controls(backend.model, backend.data, path, result.actions)
         courses.append(_Course(actions=result.actions, controls=controls, restore=restore))
-
-    def slow(course: _Course) -> Callable[[], None]:
-        course.restore()
-        exact.restore(0, backend.snapshot(0))
-
-        def play() -> None:
-            exact.play(0, course.actions[:ROBOSUITE_STEPS])
-
-        return play
-
-    facts = _measure(backend.environment, path, courses, rounds, {"exact": slow})
-    exact.close()
-    backend.close()
-    return facts | {"robot": task.robot.name, "attempts": attempts}
+    return backend, path, courses
 
 
 def measure_engine(task: TaskSpec, demos: Sequence[Demo], spec: GenerationSpec, *, attempts: int) -> dict[str, Any]:

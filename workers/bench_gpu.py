@@ -10,6 +10,7 @@ import multiprocessing
 import time
 from typing import TYPE_CHECKING, Any
 
+from api.specs import RUN_AGAIN
 from factory.demos import read_demos
 from factory.errors import BackendError
 from factory.recording import episode_of
@@ -46,6 +47,8 @@ def measure(
     seed: int = 2026,
     cores: int = 16,
     device: str | None = None,
+    frames: int = FRAMES,
+    cpu_attempts: int = CPU_ATTEMPTS,
 ) -> dict[str, Any]:
     """Return what this machine's GPU does with a task, JSON-ready; without a CUDA device it says so and does nothing.
 
@@ -56,6 +59,8 @@ def measure(
         seed: of the attempts.
         cores: most processes of the CPU road to scale to; never more than the machine has.
         device: Warp's name of a device; None means the first CUDA device, "cpu" measures Warp's CPU device instead.
+        frames: pictures drawn per preset.
+        cpu_attempts: attempts of each process of the CPU road.
 
     Raises:
         SpecError: no such task.
@@ -73,8 +78,8 @@ def measure(
         **facts,
         "status": "measured",
         "attempts": attempts,
-        "frames_per_s": measure_frames(task, episodes[0]) if episodes else "unmeasured: no episode to draw",
-        "cpu_road": measure_cpu_road(task, seed=seed, most=min(cores, usable_cores())),
+        "frames_per_s": measure_frames(task, episodes[0], frames) if episodes else "unmeasured: no episode to draw",
+        "cpu_road": measure_cpu_road(task, seed=seed, most=min(cores, usable_cores()), attempts=cpu_attempts),
     }
 
 
@@ -92,7 +97,7 @@ def measure_attempts(
         sources = prepare_sources(backend, task, read_demos(seeds_path(task_name)), spec).sources
         backend.reset_to(0, read_demos(seeds_path(task_name))[0])
         backend.advance({0: {eef: Hold(steps=1) for eef in task.robot.eefs}})  # compiles and captures
-        before = (backend.world_steps, backend.device_steps)
+        before = (backend.world_steps, backend.device_steps, backend.simulator_seconds)
         executor, episodes, failures = backend.describe(), [], 0
         began = time.perf_counter()
         for result in run_attempts(backend, task, sources, spec, range(count)):
@@ -101,7 +106,8 @@ def measure_attempts(
                 episodes.append(episode_of(result, task, spec, executor))
         wall = time.perf_counter() - began
         used, spent = backend.world_steps - before[0], backend.device_steps - before[1]
-        agreement = verify_on_cpu(episodes, cpu)
+        on_device = backend.simulator_seconds - before[2]
+        agreement = verify_on_cpu(episodes, cpu, share=RUN_AGAIN)
     finally:
         backend.close()
         cpu.close()
@@ -115,15 +121,19 @@ def measure_attempts(
         "successes_per_s": len(episodes) / wall,
         "control_steps_per_s": used / wall,
         "lock_step_share": used / max(1, spent),
-        "simulator_share": backend.simulator_seconds / wall,
+        "simulator_share": on_device / wall,
         "stopped_worlds": dict(backend.losses),
         "run_again_on_cpu": agreement.summary(),
     }
     return figures, episodes
 
 
-def measure_frames(task_name: str, episode: Episode) -> dict[str, float | str]:
-    """Return pictures a second by preset, one camera's 256 x 256 image each, drawn from an episode's states."""
+def measure_frames(task_name: str, episode: Episode, frames: int) -> dict[str, float | str]:
+    """Return pictures a second by preset, one camera's 256 x 256 image each, drawn from an episode's states.
+
+    "drawn_with" names the OpenGL platform and what it draws with: a rate of llvmpipe says nothing of a GPU.
+    """
+    from sim_tasks.backends import opengl  # noqa: PLC0415 - brings OpenGL
     from workers.render import open_renderer  # noqa: PLC0415 - brings the simulator
 
     rates: dict[str, float | str] = {}
@@ -136,25 +146,34 @@ def measure_frames(task_name: str, episode: Episode) -> dict[str, float | str]:
         with renderer:
             overrides = episode.start.overrides if episode.start else {}
             drawn, began = 0, time.perf_counter()
-            while drawn < FRAMES:
+            while drawn < frames:
                 for images in renderer.frames(episode.sim_states, overrides, visual_stream=None):
                     drawn += len(images)
+                    if drawn >= frames:
+                        break
             rates[preset] = drawn / (time.perf_counter() - began)
+            rates["drawn_with"] = f"{opengl.platform_name()}: {opengl.device_name()}"
     return rates
 
 
-def measure_cpu_road(task: str, *, seed: int, most: int) -> dict[str, float]:
-    """Return attempts a second of the CPU road with 1, 2, 4, ... processes, each on its own part of the attempts."""
+def measure_cpu_road(task: str, *, seed: int, most: int, attempts: int = CPU_ATTEMPTS) -> dict[str, dict[str, float]]:
+    """Return what 1, 2, 4, ... processes of the CPU road do together, each on its own part of the attempts.
+
+    "of_linear" is the rate divided by as many times that of one process.
+    """
     counts = [1 << power for power in range(max(1, most).bit_length()) if 1 << power <= max(1, most)]
-    return {str(count): _cpu_rate(task, seed, count) for count in counts}
+    rates = {count: _cpu_rates(task, seed, count, attempts) for count in counts}
+    alone = rates[1]["attempts_per_s"]
+    return {str(n): {**found, "of_linear": found["attempts_per_s"] / (n * alone)} for n, found in rates.items()}
 
 
-def _cpu_rate(task: str, seed: int, processes: int) -> float:
+def _cpu_rates(task: str, seed: int, processes: int, attempts: int) -> dict[str, float]:
     single_threaded()
     context = multiprocessing.get_context("spawn")
-    together, walls = context.Barrier(processes), context.Queue()
+    together, results = context.Barrier(processes), context.Queue()
     children = [
-        context.Process(target=_cpu_child, args=(task, seed, number, together, walls)) for number in range(processes)
+        context.Process(target=_cpu_child, args=(task, seed, number, attempts, together, results))
+        for number in range(processes)
     ]
     for child in children:
         child.start()
@@ -162,20 +181,20 @@ def _cpu_rate(task: str, seed: int, processes: int) -> float:
         child.join()
     if any(child.exitcode for child in children):
         raise BackendError(f"of {processes} processes of the CPU road some died: {[c.exitcode for c in children]}")
-    return processes * CPU_ATTEMPTS / max(walls.get() for _ in children)
+    walls, held = zip(*(results.get() for _ in children), strict=True)
+    return {"attempts_per_s": processes * attempts / max(walls), "successes_per_s": sum(held) / max(walls)}
 
 
-def _cpu_child(task_name: str, seed: int, number: int, together: Any, walls: Any) -> None:
+def _cpu_child(task_name: str, seed: int, number: int, attempts: int, together: Any, results: Any) -> None:
     task, spec = find_task(task_name), _generation(seed)
     backend = open_backend(task)
     sources = prepare_sources(backend, task, read_demos(seeds_path(task_name)), spec).sources
-    indices = range(number * (CPU_ATTEMPTS + 1), (number + 1) * (CPU_ATTEMPTS + 1))
+    indices = range(number * (attempts + 1), (number + 1) * (attempts + 1))
     list(run_attempts(backend, task, sources, spec, indices[:1]))  # compiles
     together.wait(_START_LIMIT_S)  # breaks, and ends all children, when one of them died on the way
     began = time.perf_counter()
-    for _ in run_attempts(backend, task, sources, spec, indices[1:]):
-        pass
-    walls.put(time.perf_counter() - began)
+    held = sum(result.held for result in run_attempts(backend, task, sources, spec, indices[1:]))
+    results.put((time.perf_counter() - began, held))
     backend.close()
 
 

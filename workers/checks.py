@@ -16,6 +16,7 @@ from factory.lint import Finding, lint
 from factory.segmentation import Segment, split
 from factory.sim import SimBackend
 from factory.specs import TaskSpec
+from factory.suggestions import Suggestion, suggest
 from sim_tasks.backends import open_backend
 from sim_tasks.catalog import all_tasks, find_task
 
@@ -47,13 +48,17 @@ class DemoCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class FileCheck:
-    """What was found in a file; `task` is empty when no task matches its environment."""
+    """What was found in a file; `task` is empty when no task matches its environment.
+
+    With several arms, `suggestions` are the constraints between them that the demos suggest.
+    """
 
     path: str
     format: str
     environment: str
     task: str
     demos: tuple[DemoCheck, ...]
+    suggestions: tuple[Suggestion, ...] = ()
 
     @property
     def usable(self) -> int:
@@ -86,11 +91,19 @@ def check_demos(
         plain = tuple(_unmatched(demo) for demo in demos)
         return FileCheck(path=path, format=demos[0].format, environment=demos[0].environment, task="", demos=plain)
     backend = open_backend(task)
+    cut: list[tuple[AnnotatedDemo, Mapping[str, tuple[Segment, ...]]]] = []
     try:
-        checks = tuple(_check(demo, task, backend, method=method, replay=replay) for demo in demos)
+        checks = tuple(_check(demo, task, backend, method=method, replay=replay, cut=cut) for demo in demos)
     finally:
         backend.close()
-    return FileCheck(path=path, format=demos[0].format, environment=demos[0].environment, task=task.name, demos=checks)
+    return FileCheck(
+        path=path,
+        format=demos[0].format,
+        environment=demos[0].environment,
+        task=task.name,
+        demos=checks,
+        suggestions=suggest(task, cut),
+    )
 
 
 def report_on(demos: Sequence[Demo], task_name: str | None) -> dict[str, Any]:
@@ -175,7 +188,16 @@ def match_task(demos: Sequence[Demo]) -> TaskSpec | None:
     return None
 
 
-def _check(demo: Demo, task: TaskSpec, backend: SimBackend, *, method: str, replay: bool) -> DemoCheck:
+def _check(
+    demo: Demo,
+    task: TaskSpec,
+    backend: SimBackend,
+    *,
+    method: str,
+    replay: bool,
+    cut: list[tuple[AnnotatedDemo, Mapping[str, tuple[Segment, ...]]]],
+) -> DemoCheck:
+    """Look at one demo; one that could be cut is added to `cut`."""
     try:
         annotated = backend.annotate(demo)
     except DemoError as error:
@@ -184,6 +206,7 @@ def _check(demo: Demo, task: TaskSpec, backend: SimBackend, *, method: str, repl
     problem = ""
     try:
         segments = dict(split(annotated, task, method))  # type: ignore[arg-type]
+        cut.append((annotated, segments))
     except DemoError as error:
         problem = str(error)
     return DemoCheck(

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast
 
 import typer
 
@@ -169,6 +169,9 @@ def generate(
     camera_jitter: Annotated[
         float, typer.Option(help="Camera displacement in metres (std), with --visual-seed.")
     ] = 0.0,
+    extras: Annotated[
+        str, typer.Option(help="Comma-separated, of segmentation, depth: kept exactly, for every camera.")
+    ] = "",
     keep_failed: Annotated[
         bool, typer.Option(help="Also keep failed attempts, as a second dataset OUT-failed.")
     ] = False,
@@ -178,7 +181,8 @@ def generate(
     select: Annotated[SelectionStrategy | None, typer.Option(help="How source segments are chosen.")] = None,
     top_k: Annotated[int, typer.Option(help="With --select: draw among this many nearest.")] = 3,
     select_per: Annotated[
-        Literal["episode", "subtask"], typer.Option(help="Choose a source once, or per subtask.")
+        Literal["episode", "arm", "subtask"],
+        typer.Option(help="Choose a source once for all arms, once for each arm, or for each subtask."),
     ] = "episode",
     interpolation_steps: Annotated[
         int | None, typer.Option(min=0, help="Bridge length. Default: the task's (5).")
@@ -189,6 +193,16 @@ def generate(
         Literal["hand", "object"], typer.Option(help="What keeps its source motion once something is held.")
     ] = "hand",
     symmetry: Annotated[bool, typer.Option(help="Use the objects' symmetries to carry with the smallest turn.")] = True,
+    coordination: Annotated[
+        Literal["task", "off", "transform", "translate", "replay"],
+        typer.Option(help="Arms that act as one: as the task says, each alone, or all moved by this scheme."),
+    ] = "task",
+    coordination_noise: Annotated[
+        float, typer.Option(min=0, help="Factor on the task's noise of what such arms share; 0 for none.")
+    ] = 1.0,
+    ordering: Annotated[
+        Literal["task", "off"], typer.Option(help="Arms that wait for another: as the task says, or never.")
+    ] = "task",
     mimicgen: Annotated[
         bool, typer.Option("--mimicgen", help="Plain MimicGen: --keep hand --no-symmetry --no-paced-bridge.")
     ] = False,
@@ -198,12 +212,20 @@ def generate(
     paraphrases: Annotated[bool, typer.Option(help="Vary the wording of the instruction.")] = False,
     early_ending: Annotated[bool, typer.Option(help="End attempts as soon as they can be proved hopeless.")] = True,
     backend: Annotated[
-        Literal["robosuite", "robosuite/exact", "kinematic"],
+        Literal["robosuite", "robosuite/exact", "mjwarp", "kinematic"],
         typer.Option(
-            help="Simulator: robosuite with compiled control, or with its own controls bit for bit; kinematic has no "
-            "physics."
+            help="Simulator: robosuite with compiled control, or with its own controls bit for bit; mjwarp runs many "
+            "attempts in lock step on a GPU and never twice the same; kinematic has no physics."
         ),
     ] = "robosuite",
+    worlds: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --backend mjwarp: attempts in lock step. Default: 1024, on --device cpu 8."),
+    ] = None,
+    device: Annotated[
+        Literal["cuda:0", "cpu"] | None,
+        typer.Option(help="With --backend mjwarp: the GPU (default), or the same kernels on the CPU."),
+    ] = None,
     max_wall_s: Annotated[
         float | None, typer.Option(min=0.001, help="Give up after so many seconds, with what is there.")
     ] = None,
@@ -251,12 +273,17 @@ def generate(
             paced_bridge=paced_bridge and not mimicgen,
             keep="hand" if mimicgen else keep,
             use_symmetry=symmetry and not mimicgen,
+            coordination=coordination,
+            coordination_noise=coordination_noise,
+            ordering=ordering,
             segmentation=segmentation,
             paraphrases=paraphrases,
             early_ending=early_ending,
         ),
-        render=_render_spec(cameras, size, preset, codec, visual_seed, camera_jitter),
+        render=_render_spec(cameras, size, preset, codec, visual_seed, camera_jitter, extras),
         backend=backend,
+        worlds=worlds,
+        device=device,
         command=_command_line(),
     )
     with printing.Progress(
@@ -340,6 +367,38 @@ def bench(
         _say(facts)
     else:
         printing.print_bench(facts)
+
+
+# --- warm -------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: factory warm --task stack --task square")
+@_sentences
+def warm(
+    *,
+    task: Annotated[list[str] | None, typer.Option(help="A task's name; repeatable. Default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile the control path and simplify meshes now, so that nobody's first attempt or picture waits for it.
+
+    What is made is kept in FACTORY_CACHE_DIR, else in the user's cache folder. Machines that read it as
+    FACTORY_WARM_DIR need no folder to write to; another kind of CPU or another version makes its own.
+    """
+    from dataclasses import asdict
+
+    from sim_tasks.catalog import all_tasks
+    from workers.warm import warm as make
+
+    done = []
+    for warmed in make(task or list(all_tasks())):
+        done.append(asdict(warmed))
+        if not as_json:
+            meshes = f"meshes {warmed.meshes_made} made, {warmed.meshes_there} there"
+            typer.echo(f"{warmed.task}: machine code {warmed.machine_code}, {meshes}, {warmed.cpu_s} s")
+    if as_json:
+        _say(done)
+    elif done:
+        typer.echo(f"kept in {done[-1]['folder']}")
 
 
 # --- service ----------------------------------------------------------------------------------------------------------
@@ -551,6 +610,7 @@ def export(
     codec: Annotated[Literal["h264", "av1"], typer.Option(help="For lerobot: video codec.")] = "h264",
     visual_seed: Annotated[int | None, typer.Option(help="For lerobot: seed of lights and textures.")] = None,
     camera_jitter: Annotated[float, typer.Option(help="For lerobot: camera displacement in metres (std).")] = 0.0,
+    extras: Annotated[str, typer.Option(help="For lerobot: comma-separated, of segmentation, depth.")] = "",
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -558,7 +618,7 @@ def export(
     from workers import printing
     from workers.export import export_dataset
 
-    render = _render_spec(cameras, size, preset, codec, visual_seed, camera_jitter)
+    render = _render_spec(cameras, size, preset, codec, visual_seed, camera_jitter, extras)
     with printing.Progress("export", quiet=as_json) as progress:
         made = export_dataset(
             dataset,
@@ -698,9 +758,9 @@ def _settings(data: Path | None, database: str | None, **more: Any) -> Any:
 
 
 def _render_spec(
-    cameras: str, size: int, preset: Any, codec: Any, visual_seed: int | None, camera_jitter: float
+    cameras: str, size: int, preset: Any, codec: Any, visual_seed: int | None, camera_jitter: float, extras: str
 ) -> RenderSpec | None:
-    names = tuple(name.strip() for name in cameras.split(",") if name.strip())
+    names = _listed(cameras)
     if not names:
         return None
     return RenderSpec(
@@ -711,7 +771,12 @@ def _render_spec(
         codec=codec,
         visual_seed=visual_seed,
         camera_jitter_m=camera_jitter,
+        extras=cast("Any", _listed(extras)),
     )
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _command_line() -> str:

@@ -336,15 +336,20 @@ class Dispatcher:
         return found
 
     def _size(self, job: Job) -> int:
-        """Return how many attempts to hand out together; few while a job is new, slow, or nearly done."""
+        """Return how many attempts to hand out together; few while a job is new, slow, or nearly done.
+
+        Environments in lock step are filled from the start: one alone takes as long as all of them.
+        """
+        spec = jobs.spec_of(job)
+        left = (spec.episodes - job.succeeded) if spec.episodes is not None else spec.limit - job.attempted
+        if spec.environments > 1:
+            return leases.lock_step_size(spec, left)
         seconds = self._speed.get(job.id)
         if seconds is None:
             return 1
         size = min(_MOST_AT_ONCE, max(1, round(_LEASE_WORK_S / max(seconds, 1e-6))))
         if size == 1:
             return size
-        spec = jobs.spec_of(job)
-        left = (spec.episodes - job.succeeded) if spec.episodes is not None else spec.limit - job.attempted
         return max(1, min(size, left // (_AHEAD * max(1, len(self._members)))))
 
     # --- now and then -------------------------------------------------------------------------------------------------
@@ -363,6 +368,7 @@ class Dispatcher:
 
     def _heartbeat(self) -> None:
         self._end_the_silent()
+        self._drop_paused()
         waiting = {answer.unit for answer in self._answers}
         waiting |= {work.unit for death in self._deaths for work, _, _ in death.held}
         holds = waiting | {work.unit for member in self._members.values() for work in member.held}
@@ -397,10 +403,24 @@ class Dispatcher:
     def _end_the_silent(self) -> None:
         """Kill workers that are stuck; their deaths are dealt with like any other."""
         for member in self._members.values():
-            if member.held and time.monotonic() - member.heard_at > leases.SILENCE_S[member.held[0].kind]:
+            if member.held and time.monotonic() - member.heard_at > leases.silence_s(member.held[0]):
                 _log.warning("worker %s has said nothing about its %s for too long", member.id, member.held[0].kind)
                 member.heard_at = time.monotonic()
                 member.transport.kill(member.id)
+
+    def _drop_paused(self) -> None:
+        """Take attempts in lock step from workers whose job was paused: such a range would go on for minutes.
+
+        What is in progress is given back with it and begins anew. Others finish their short ranges.
+        """
+        held = {w.job_id for member in self._members.values() for w in member.held if w.kind == "simulate"}
+        if not held:
+            return
+        with self._database.reading() as session:
+            paused = session.exec(select(Job).where(col(Job.id).in_(held), Job.status == "paused")).all()
+            found = [job.id for job in paused if jobs.spec_of(job).environments > 1]
+        for job_id in found:
+            self._drop_job(job_id)
 
     def _drop_lost(self) -> None:
         """Free workers from units that are no longer theirs: the job was cancelled, or the lease ran out."""

@@ -138,7 +138,9 @@ def _lerobot(
     plan: _Plan, store: Store, place: Path, scratch: Path, name: str, stack: ExitStack
 ) -> dict[str, tuple[str, Path]]:
     """Write the dataset of successes and, when asked for, that of failures; return id -> (kind, folder)."""
-    _write(place, _shards(store, plan, plan.kept, stack), plan, store, scratch, {})
+    again = (plan.job.result or {}).get("run_again_on_cpu")
+    checked = {"run_again_on_cpu": again} if again and plan.job.purpose != "export" else {}
+    _write(place, _shards(store, plan, plan.kept, stack), plan, store, scratch, checked)
     roots = {name: ("lerobot", place)}
     if plan.job.purpose != "export" and plan.spec.keep_failed and plan.failed:
         beside = place.with_name(place.name + FAILED_SUFFIX)
@@ -290,6 +292,8 @@ def _describe(name: str, kind: str, root: Path, plan: _Plan) -> dict[str, Any]:
             "attempts": plan.attempts,
             "success_rate": {"rate": rate, "low": low, "high": high},
         }
+        if again := dataset.job.get("run_again_on_cpu"):
+            facts["run_again_on_cpu"] = again
     row = {
         "id": name,
         "job_id": plan.job.id,

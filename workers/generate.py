@@ -8,6 +8,7 @@ The folder is removed when the dataset is finished. Until then the same command 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from api.specs import Cuts, JobSpec, SourceFile, differences
+from api.specs import Cuts, Device, JobSpec, SourceFile, differences, job_from_json
 from api.store import Store
 from factory.dataset_reading import open_dataset
 from factory.demos import canonical_image, read_demos
 from factory.durable import sha256_file, sweep_place
-from factory.errors import DatasetError, DemoError, SpecError
+from factory.errors import BackendError, DatasetError, DemoError, SpecError
 from factory.provenance import StoredAttempts
 from factory.specs import GenerationSpec, RenderSpec
 from sim_tasks.catalog import find_task
+from workers.devices import cuda_devices
 from workers.local import LocalTransport
 from workers.sharing import shared
 from workers.worker import source_key
@@ -56,6 +58,8 @@ class Request:
     generation: GenerationSpec
     render: RenderSpec | None
     backend: str = "robosuite"
+    worlds: int | None = None
+    device: Device | None = None
     command: str = ""
 
 
@@ -72,6 +76,7 @@ class Finished:
         rule: the stop rule that ended the job.
         advice: what to do about it; empty when it ended as wanted.
         refused: one sentence for every demo that could not be a source.
+        run_again_on_cpu: what running a share of a statistical backend's episodes again showed; None for others.
     """
 
     root: Path
@@ -82,6 +87,7 @@ class Finished:
     rule: str
     advice: str = ""
     refused: tuple[str, ...] = ()
+    run_again_on_cpu: Mapping[str, Any] | None = None
 
 
 class Watcher(Protocol):
@@ -124,6 +130,11 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
         # Before anything is made: a request that cannot be read leaves nothing behind.
         staged = _canonical(request, Path(folder))
         spec = asked_for(request, [source for source, _ in staged])
+        devices = cuda_devices(os.environ) if spec.needs == "gpu" else ()
+        if spec.needs == "gpu" and not devices:
+            raise BackendError(
+                "no CUDA device was found on this machine; --device cpu runs the same kernels without one, slowly"
+            )
         with shared(work) as remove:
             if request.out.exists() and not (work / "book.db").exists():
                 remove()
@@ -134,7 +145,7 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
                     store.put(path, source_key(source.sha256))
             book = f"sqlite:///{work / 'book.db'}"
             # Workers take seconds to import and compile what they need; meanwhile this process does the same.
-            crew = LocalTransport(store.url, workers=workers, database_url=book)
+            crew = LocalTransport(store.url, workers=workers, database_url=book, devices=devices)
             try:
                 finished = _run(request, spec, store, book, crew, watcher)
             finally:
@@ -194,6 +205,8 @@ def asked_for(request: Request, sources: Sequence[SourceFile]) -> JobSpec:
         sources=tuple(sources),
         generation=request.generation,
         backend=request.backend,
+        worlds=request.worlds,
+        device=request.device,
         episodes=request.episodes,
         attempts=request.attempts,
         max_attempts=request.max_attempts or 0,
@@ -220,6 +233,7 @@ def _finished(request: Request, job: Job, database: Database) -> Finished:
         rule=job.ended_by,
         advice=job.advice,
         refused=tuple(job.refused),
+        run_again_on_cpu=(job.result or {}).get("run_again_on_cpu"),
     )
 
 
@@ -228,7 +242,9 @@ def _already_there(request: Request) -> Finished:
     with tempfile.TemporaryDirectory() as folder:
         spec = asked_for(request, [source for source, _ in _canonical(request, Path(folder))])
     asked = spec.to_json()
-    if differing := differences({k: facts.job.get(k) for k in asked}, asked):
+    # Through the door and out again, so that a setting that was unknown then has the value it stands for.
+    before = job_from_json({k: facts.job[k] for k in asked if k in facts.job}).to_json()
+    if differing := differences(before, asked):
         raise DatasetError(
             f"{request.out} already holds another dataset (differs in: {', '.join(differing)}); choose another --out, "
             "or remove it"
@@ -241,6 +257,7 @@ def _already_there(request: Request) -> Finished:
         episodes=facts.episodes,
         attempts=len(StoredAttempts(request.out)),
         rule="already finished",
+        run_again_on_cpu=facts.job.get("run_again_on_cpu"),
     )
 
 

@@ -60,6 +60,7 @@ def inspect_dataset(root: Path, *, verify: bool = False) -> dict[str, Any]:
         "columns": columns,
         "executor": {k: v for k, v in facts.job.get("executor", {}).items() if k != "model_sha"},
         "made_by": dict(Counter(a.executor for a in attempts if a.held)),
+        "run_again_on_cpu": facts.job.get("run_again_on_cpu"),
         "command": facts.job.get("command", ""),
         "verified": verify,
         "digest": dataset_digest(root) if verify else None,

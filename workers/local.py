@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from api.messages import Work
 from api.store import Store
 from factory.errors import BackendError
+from workers.devices import VISIBLE
 from workers.processes import SPAWN, become_worker, start_shielded
 from workers.transport import Heard, Lost, News, Ready
 
@@ -45,6 +46,7 @@ class _Child:
     pipe: Connection
     ready: bool = False
     born_at: float = field(default_factory=time.monotonic)
+    device: str | None = None
 
 
 class LocalTransport:
@@ -59,6 +61,7 @@ class LocalTransport:
         workers: int,
         database_url: str | None = None,
         capabilities: Sequence[str] = ("simulate", "render", "write"),
+        devices: Sequence[str] = (),
     ) -> None:
         """Start the processes; each is reported by `wait` once it has.
 
@@ -67,9 +70,10 @@ class LocalTransport:
             workers: how many processes.
             database_url: of the job book, with its password; needed to write datasets.
             capabilities: what these workers do.
+            devices: GPUs by their names for CUDA. Each goes to one process, which sees no other and can "gpu" as well.
         """
         self._store_url, self._database_url = store_url, database_url
-        self._capabilities = tuple(capabilities)
+        self._capabilities, self._devices = tuple(capabilities), tuple(devices)
         self._children: dict[str, _Child] = {}
         self._count = self._stillbirths = 0
         self._wanted = workers
@@ -163,16 +167,28 @@ class LocalTransport:
         self._count += 1
         name = f"local-{os.getpid()}-{self._count}"
         ours, theirs = SPAWN.Pipe()
-        arguments = (theirs, name, self._store_url, self._database_url, self._capabilities)
+        taken = {child.device for child in self._children.values()}
+        device = next((device for device in self._devices if device not in taken), None)
+        capabilities = self._capabilities if device is None else (*self._capabilities, "gpu")
+        arguments = (theirs, name, self._store_url, self._database_url, capabilities, device)
         process = SPAWN.Process(target=serve, args=arguments, daemon=True, name=name)
         start_shielded(process)
         theirs.close()
-        self._children[name] = _Child(id=name, process=process, pipe=ours)
+        self._children[name] = _Child(id=name, process=process, pipe=ours, device=device)
 
 
-def serve(pipe: Connection, name: str, store_url: str, database_url: str | None, capabilities: tuple[str, ...]) -> None:
+def serve(
+    pipe: Connection,
+    name: str,
+    store_url: str,
+    database_url: str | None,
+    capabilities: tuple[str, ...],
+    device: str | None = None,
+) -> None:
     """Be a worker until the parent hangs up: the whole life of a child process."""
     become_worker()
+    if device is not None:
+        os.environ[VISIBLE] = device  # before anything asks CUDA
     from workers.worker import Bench  # noqa: PLC0415 - after the signal is ignored; it imports for half a second
 
     database = partial(_open_book, database_url) if database_url else None

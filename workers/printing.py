@@ -15,6 +15,8 @@ from rich.table import Table
 from factory.diagnosis import REASONS
 from factory.specs import PlacementSpec, TaskSpec
 from factory.statistics import wilson
+from factory.suggestions import snippet, source_of
+from sim_tasks.catalog import find_task
 from workers.checks import DemoCheck, FileCheck
 from workers.generate import Finished
 from workers.replaying import Replay
@@ -79,6 +81,17 @@ def check_facts(check: FileCheck) -> dict[str, Any]:
         "task": check.task or None,
         "usable": check.usable,
         "demos": [_demo_facts(demo) for demo in check.demos],
+        "suggestions": [
+            {
+                "constraint": source_of(s.constraint),
+                "why": s.why,
+                "seen": s.seen,
+                "demos": s.demos,
+                "declared": s.declared,
+                "problem": s.problem or None,
+            }
+            for s in check.suggestions
+        ],
     }
 
 
@@ -135,6 +148,16 @@ def print_check(check: FileCheck) -> None:
         f"{check.usable} of {len(check.demos)} can be sources"
         + (f" for task [bold]{check.task}[/]." if check.task else ".")
     )
+    _print_suggestions(check)
+
+
+def _print_suggestions(check: FileCheck) -> None:
+    for suggestion in check.suggestions:
+        if suggestion.declared:
+            out.print(f"as the task says: {suggestion.why} ({suggestion.seen} of {suggestion.demos} demos)")
+    if text := snippet(find_task(check.task), check.suggestions) if check.suggestions else "":
+        out.print("These demonstrations suggest, for the task's file:")
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _yes(value: bool | None) -> str:
@@ -203,6 +226,8 @@ def print_finished(finished: Finished) -> None:
         )
         if finished.advice:
             out.print(f"[yellow]ended by {finished.rule}[/]: {finished.advice}", soft_wrap=True)
+    if finished.run_again_on_cpu is not None:
+        out.print(run_again_sentence(finished.run_again_on_cpu), soft_wrap=True)
     for sentence in finished.refused:
         out.print(f"[yellow]not used as a source[/]: {sentence}", soft_wrap=True)
     out.print(f"  dataset  {finished.root}\n  report   {finished.report}")
@@ -211,8 +236,16 @@ def print_finished(finished: Finished) -> None:
     out.print(
         "Try next:\n"
         f"  factory inspect {finished.root}\n"
-        f"  factory replay {finished.root}:0\n"
+        f"  factory replay {finished.root}:0{' --way actions' if finished.run_again_on_cpu else ''}\n"
         f"  factory export {finished.root} --to robomimic --out {finished.root}.hdf5"
+    )
+
+
+def run_again_sentence(found: Mapping[str, Any]) -> str:
+    """Return what running a share of a statistical backend's episodes again showed."""
+    return (
+        f"{found['run_again']} of {found['episodes']} episodes run again on the CPU: {found['agreed']} came to the "
+        f"same end ({100 * found['rate']:.1f} %, 95 % interval {100 * found['low']:.1f}-{100 * found['high']:.1f} %)"
     )
 
 
@@ -257,6 +290,8 @@ def print_inspection(facts: Mapping[str, Any]) -> None:
     out.print(table)
     for executor, count in facts["made_by"].items():
         out.print(f"{count} episodes simulated by {executor}")
+    if facts["run_again_on_cpu"] is not None:
+        out.print(run_again_sentence(facts["run_again_on_cpu"]))
     out.print("made with " + ", ".join(f"{k} {v}" for k, v in facts["executor"].items()))
     if facts["verified"]:
         out.print("[green]verified[/]: every file, video frame, time stamp and index is as it should be")

@@ -33,6 +33,7 @@ from api.leases import Answer, Work
 from api.store import Store
 from factory.errors import BackendError
 from workers import processes
+from workers.devices import VISIBLE, cuda_devices
 from workers.ray import Cluster, Drop, Kill, Trouble
 from workers.transport import Heard, Lost, Ready
 
@@ -58,6 +59,8 @@ class RayWorker:
         processes.die_with_parent()  # actors of a node that was killed live on for minutes otherwise
         processes.single_threaded()
         processes.arm_failpoints()
+        if "gpu" in capabilities and not os.environ.get(VISIBLE, "all"):
+            del os.environ[VISIBLE]  # Ray hides all devices from an actor that takes none of those it counts itself
         self._worker, self._store_url, self._bench, self._capabilities = worker, store_url, bench, capabilities
         self._sent: queue.SimpleQueue[_Sent] = queue.SimpleQueue()
         self._all: list[_Sent] = []
@@ -100,11 +103,12 @@ class _Sent:
 
 @dataclass(frozen=True, kw_only=True)
 class _Crew:
-    """Equal actors: what they do, and of which resource each takes one."""
+    """Equal actors: what they do, and of which resource each takes one; `counted` when Ray picks each one's GPU too."""
 
     capabilities: tuple[str, ...]
     needs: str
     size: int
+    counted: bool = False
 
 
 @dataclass(eq=False, kw_only=True)
@@ -193,10 +197,12 @@ class Driver:
         cluster = self._cluster
         if cluster.address is None:
             workers = cluster.workers or processes.usable_cores()
+            devices = len(cuda_devices(os.environ))
             context: Any = ray.init(
                 address="local",
                 num_cpus=workers,
-                num_gpus=0,
+                num_gpus=devices,
+                resources={"gpu": devices} if devices else None,
                 object_store_memory=_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -236,6 +242,10 @@ class Driver:
         if apart:
             size = int(room["render"]) if cluster.renderers is None else cluster.renderers
             crews["render"] = _Crew(capabilities=("render",), needs="render", size=size)
+        # Named and not Ray's own "GPU": those of a cluster that others train on are not ours to fill.
+        if "simulate" in able and room.get("gpu", 0) >= 1:
+            counted = room.get("GPU", 0) >= room["gpu"]
+            crews["gpu"] = _Crew(capabilities=("gpu",), needs="gpu", size=int(room["gpu"]), counted=counted)
         return crews
 
     def _where(self) -> str:
@@ -265,6 +275,7 @@ class Driver:
         self._count += 1
         worker = f"ray-{self._batch}-{self._count}"
         takes = {"num_cpus": 1} if crew.needs == "CPU" else {"num_cpus": 0, "resources": {crew.needs: 1}}
+        takes |= {"num_gpus": 1} if crew.counted else {}
         handle = self._actor_class.options(**takes).remote(
             worker, self._cluster.store_url, self._cluster.bench, crew.capabilities
         )

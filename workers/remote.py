@@ -48,6 +48,7 @@ def generate_remotely(request: Request, *, server: str, key: str | None, watcher
         rule=job.ended_by,
         advice=job.advice,
         refused=tuple(job.refused),
+        run_again_on_cpu=job.run_again_on_cpu,
     )
 
 

@@ -1,6 +1,7 @@
 """Draws a kept episode: recorded states become video clips beside them, encoded frame by frame as they come.
 
-All cameras of an episode are committed with one rename; a shard that already has this rendering is not touched.
+Segmentation and depth, where asked for, are drawn and written in the same pass. All cameras of an episode are committed
+with one rename; a shard that already has this rendering is not touched.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from factory.durable import staging
 from factory.episodes import add_clips, read_shard
 from factory.errors import EpisodeError
+from factory.extras import LayerWriter
 from factory.specs import RenderSpec
 from factory.video import ClipWriter
 from sim_tasks.backends import opengl
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 def render_info(spec: RenderSpec) -> dict[str, Any]:
     """Return the settings of a rendering as `add_clips` stores them; their digest names the clips' folder."""
-    return asdict(spec) | {"cameras": list(spec.cameras)}
+    info = asdict(spec) | {"cameras": list(spec.cameras), "extras": list(spec.extras)}
+    if not spec.extras:
+        del info["extras"]  # a rendering is called what it was before there were any
+    return info
 
 
 def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
@@ -50,10 +55,21 @@ def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
             )
             for name in spec.cameras
         }
-        for images in renderer.frames(states, overrides, visual_stream=visual_stream(spec, episode.index)):
+        beside = {
+            (kind, name): open_files.enter_context(
+                LayerWriter(folder / f"{kind}.{name}", kind=kind, camera=name, width=spec.width, height=spec.height)
+            )
+            for kind in spec.extras
+            for name in spec.cameras
+        }
+        for images, layers in renderer.pictures(states, overrides, visual_stream=visual_stream(spec, episode.index)):
             for name, image in images.items():
                 writers[name].write(image)
-        add_clips(shard, {name: writer.finish() for name, writer in writers.items()}, render_info(spec))
+            for key, layer in layers.items():
+                beside[key].write(layer)
+        clips = {name: writer.finish() for name, writer in writers.items()}
+        finished = [writer.finish() for writer in beside.values()]
+        add_clips(shard, clips, render_info(spec), finished, renderer.about)
     return rows
 
 

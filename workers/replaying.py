@@ -13,6 +13,7 @@ from api.specs import cuts_of, generation_from_json, source_from_json
 from factory.dataset_reading import open_dataset, read_episode, read_episodes
 from factory.demos import read_demos
 from factory.episodes import Episode
+from factory.errors import BackendError
 from factory.provenance import SOURCES_PATH
 from factory.recording import episode_of
 from factory.replay import run_attempts
@@ -53,11 +54,18 @@ def replay_dataset(
 
     Raises:
         DatasetError: the dataset is damaged; an episode whose stored bytes changed is named.
-        BackendError: its task's simulator cannot be opened.
+        BackendError: its task's simulator cannot be opened, or would not make the same from the seed.
     """
     facts = open_dataset(root)
     task = find_task(facts.job["task"])
-    backend = open_backend(task, name=executor_name(facts.job.get("executor", {})))
+    executor = facts.job.get("executor", {})
+    statistical = executor.get("determinism") == "statistical"
+    if "seed" in ways and statistical:
+        raise BackendError(
+            f"{root} was made by the backend {executor_name(executor)}, which never makes the same attempt twice: from "
+            "its seed come other episodes, not these. `--way actions` plays the stored actions on the CPU"
+        )
+    backend = open_backend(task, name="robosuite" if statistical else executor_name(executor))
     try:
         chosen = enumerate(read_episodes(root)) if episode is None else [(episode, read_episode(root, episode))]
         regenerate = _Regenerator(root, task, backend, facts.job) if "seed" in ways else None

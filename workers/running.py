@@ -109,7 +109,7 @@ class _Told:
 
     def tell(self, job: Job, watcher: Watcher) -> None:
         """Tell what is new."""
-        if job.attempted and job.attempted != self._attempted:
+        if job.purpose != "export" and job.attempted and job.attempted != self._attempted:
             self._attempted = job.attempted
             watcher.attempts(job.attempted, job.succeeded)
         if job.status in ("rendering", "finalizing") and job.to_render and job.rendered != self._rendered:

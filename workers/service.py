@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from api.settings import Settings, refuse_open_bind
 from api.store import Store
 from factory.errors import SpecError, StorageError
 from workers import processes
+from workers.devices import cuda_devices
 from workers.dispatcher import Dispatcher
 from workers.local import LocalTransport
 from workers.transport import Transport
@@ -36,7 +38,10 @@ def open_transports(
     """
     if executor == "local":
         workers = workers or processes.usable_cores()
-        return [LocalTransport(settings.store_url, workers=workers, database_url=settings.database_url)]
+        devices = cuda_devices(os.environ)
+        return [
+            LocalTransport(settings.store_url, workers=workers, database_url=settings.database_url, devices=devices)
+        ]
     if executor == "ray":
         from workers.ray import RayTransport  # noqa: PLC0415 - an extra, and slow to import
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from api.messages import Answer, AttemptDone, Done, Drawn, Failed, Opened, Work
 from api.specs import JobSpec, cuts_of, job_from_json
@@ -25,17 +25,26 @@ from api.store import NotStoredError, Store
 from factory import poses
 from factory.demos import Demo, read_demos
 from factory.durable import sha256_file, sweep, sweep_place
-from factory.episodes import EPISODE_FILE, list_renders, read_document, render_digest, shard_path, write_shard
+from factory.episodes import (
+    EPISODE_FILE,
+    list_renders,
+    read_document,
+    read_shard,
+    render_digest,
+    shard_path,
+    write_shard,
+)
 from factory.errors import EpisodeError, FactoryError, StorageError
 from factory.failpoints import reached
 from factory.recording import episode_of
 from factory.replay import AttemptResult, run_attempts
 from factory.retargeting import Source
-from factory.sim import SimBackend
+from factory.sim import BlockResult, Commands, SimBackend
 from factory.sources import prepare_sources
 from factory.specs import RenderSpec, TaskSpec
 from factory.statistics import AttemptRecord
 from sim_tasks.backends import open_backend
+from sim_tasks.backends.mjwarp.cpu_check import CpuRun, agreement_of, run_again
 from sim_tasks.catalog import find_task
 from workers.render import open_renderer, render_info, render_shard
 
@@ -67,6 +76,29 @@ def shards_key(job_id: str) -> str:
 def source_key(sha256: str) -> str:
     """Return where a canonical file of demonstrations lies in the store."""
     return f"files/{sha256}.hdf5"
+
+
+class _UnwantedError(Exception):
+    """What is in progress is nobody's any more."""
+
+
+class _LockStep:
+    """A backend of many environments that asks before each block whether the unit is still wanted.
+
+    An attempt alone is over in a second; thousands together take so long that nobody should wait for their end.
+    """
+
+    def __init__(self, backend: SimBackend, wanted: Callable[[], bool]) -> None:
+        self._backend, self._wanted = backend, wanted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def advance(self, commands: Mapping[int, Commands]) -> Mapping[int, BlockResult]:
+        """Run the next blocks. Raises _UnwantedError when nobody wants them."""
+        if not self._wanted():
+            raise _UnwantedError
+        return self._backend.advance(commands)
 
 
 class Bench:
@@ -102,6 +134,7 @@ class Bench:
             "clip": self._clip,
             "check": self._check,
             "unpack": self._unpack,
+            "verify": self._verify,
             "finalize": self._finalize,
             "push": self._push,
         }[work.kind]
@@ -138,22 +171,24 @@ class Bench:
         # Failed episodes that are kept are wanted whole.
         early = spec.generation.early_ending and not spec.keep_failed
         recipe = replace(spec.generation, early_ending=early)
-        for result in run_attempts(bench.backend, bench.task, bench.sources, recipe, indices):
-            sha256, size = "", 0
-            if result.held or (spec.keep_failed and len(result)):
-                sha256, size = self._keep(work.job_id, spec, bench, result, wanted)
-            ended = time.perf_counter()
-            yield AttemptDone(
-                unit=work.unit,
-                epoch=work.epoch,
-                job_id=work.job_id,
-                record=record_of(result, bench.executor),
-                shard_sha256=sha256,
-                shard_bytes=size,
-                seconds=ended - begun,
-                worker=self._worker,
-            )
-            begun = time.perf_counter()
+        backend = bench.backend if bench.backend.num_envs == 1 else cast("SimBackend", _LockStep(bench.backend, wanted))
+        with suppress(_UnwantedError):
+            for result in run_attempts(backend, bench.task, bench.sources, recipe, indices):
+                sha256, size = "", 0
+                if result.held or (spec.keep_failed and len(result)):
+                    sha256, size = self._keep(work.job_id, spec, bench, result, wanted)
+                ended = time.perf_counter()
+                yield AttemptDone(
+                    unit=work.unit,
+                    epoch=work.epoch,
+                    job_id=work.job_id,
+                    record=record_of(result, bench.executor),
+                    shard_sha256=sha256,
+                    shard_bytes=size,
+                    seconds=ended - begun,
+                    worker=self._worker,
+                )
+                begun = time.perf_counter()
 
     def _open(self, spec: JobSpec) -> _Workbench:
         key = spec.workbench()
@@ -163,7 +198,7 @@ class Bench:
         while len(self._workbenches) >= _OPEN_AT_ONCE:
             self._workbenches.popitem(last=False)[1].backend.close()
         task = find_task(spec.task)
-        backend = open_backend(task, name=spec.backend)
+        backend = open_backend(task, name=spec.backend, num_envs=spec.environments, device=spec.computes_on)
         try:
             demos = load_sources(self._store, spec)
             prepared = prepare_sources(backend, task, demos, spec.generation, cuts_of(spec.sources))
@@ -254,10 +289,15 @@ class Bench:
         return self._renderers[key]
 
     def _clip(self, work: Work, wanted: Callable[[], bool]) -> Iterator[Answer]:
-        """Make one attempt again from its seed and draw it; for failures, whose states are not kept."""
+        """Make one attempt again from its seed and draw it; for failures, whose states are not kept.
+
+        One of a statistical backend would not come out again; it is made on the CPU, from the same start.
+        """
         del wanted
         spec = job_from_json(work.payload["spec"])
-        bench, look = self._open(spec), spec.render or RenderSpec()
+        if spec.statistical:
+            spec = replace(spec, backend="robosuite", worlds=None, device=None)
+        bench, look = self._open(spec), replace(spec.render or RenderSpec(), extras=())
         (index,) = work.indices
         whole = replace(spec.generation, early_ending=False)
         (result,) = run_attempts(bench.backend, bench.task, bench.sources, whole, [index])
@@ -297,6 +337,22 @@ class Bench:
         from workers.finish import unpack  # noqa: PLC0415 - dataset code is only needed by those who write them
 
         yield Done(unit=work.unit, epoch=work.epoch, result=unpack(self._store, work.job_id, work.payload))
+
+    def _verify(self, work: Work, wanted: Callable[[], bool]) -> Iterator[Answer]:
+        """Run some episodes of a statistical backend again on the CPU and say how often both come to the same end."""
+        spec = job_from_json(work.payload["spec"])
+        cpu = open_backend(find_task(spec.task))
+        try:
+            runs: list[CpuRun] = []
+            for index in work.indices:
+                if not wanted():
+                    return
+                with self._store.checkout(f"{shards_key(work.job_id)}/{shard_path(Path(), index).name}") as shard:
+                    runs.append(run_again(read_shard(shard), cpu))
+            found = agreement_of(runs, episodes=int(work.payload["of"])).summary()
+        finally:
+            cpu.close()
+        yield Done(unit=work.unit, epoch=work.epoch, result={"run_again_on_cpu": found})
 
     def _finalize(self, work: Work, wanted: Callable[[], bool]) -> Iterator[Answer]:
         del wanted

@@ -28,7 +28,9 @@ def executor_name(executor: Mapping[str, str]) -> str:
     return f"{backend}/{mode}" if backend == "robosuite" else backend
 
 
-def open_backend(task: TaskSpec, *, name: str = "robosuite", num_envs: int = 1) -> SimBackend:
+def open_backend(
+    task: TaskSpec, *, name: str = "robosuite", num_envs: int = 1, device: str | None = None
+) -> SimBackend:
     """Open a task in a simulator.
 
     Args:
@@ -36,6 +38,7 @@ def open_backend(task: TaskSpec, *, name: str = "robosuite", num_envs: int = 1) 
         name: one of `BACKENDS`; "robosuite/exact" and "robosuite/robosuite" choose how robosuite's controls are
             computed, see `robosuite.RobosuiteBackend`.
         num_envs: environments kept apart.
+        device: what "mjwarp" computes on, see `mjwarp.backend.MjwarpBackend`; the others have no choice.
 
     Raises:
         BackendError: the backend is unknown, is not installed, or cannot build the scene.
@@ -59,5 +62,5 @@ def open_backend(task: TaskSpec, *, name: str = "robosuite", num_envs: int = 1) 
             raise BackendError(
                 f"the mjwarp backend is not installed ({error}); install trajectory-factory[sim,gpu]"
             ) from error
-        return MjwarpBackend(task, num_envs=num_envs)
+        return MjwarpBackend(task, num_envs=num_envs, device=device)
     raise BackendError(unknown_name("backend", name, BACKENDS))

@@ -1,8 +1,9 @@
 """Makes robosuite 1.5.2 run on MuJoCo 3.10 and later. Measured against mujoco 4.0.0; see tests/test_backends.py.
 
 Two things changed under robosuite: `mj_fullM` takes `(model, data, dst)` and `MjData.qM` is gone, and an `np.int32` no
-longer equals the joint-type enum it came from. One thing never worked: a joint velocity controller assigns its option
-"compensate gravity" to the read-only property of the same name. All are repaired here, nowhere else.
+longer equals the joint-type enum it came from. Two things never worked: a joint velocity controller assigns its option
+"compensate gravity" to the read-only property of the same name; and the frame an IIWA's commands refer to hangs on its
+first link and turns with it, where every other robot's stands still. All are repaired here, nowhere else.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false
@@ -18,6 +19,7 @@ logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= l
 
 from robosuite.controllers.parts.controller import Controller  # noqa: E402
 from robosuite.controllers.parts.generic.joint_vel import JointVelocityController  # noqa: E402
+from robosuite.models.robots import IIWA  # noqa: E402
 from robosuite.utils.binding_utils import MjModel  # noqa: E402
 
 _JOINT_QPOS = {mujoco.mjtJoint.mjJNT_FREE.value: 7, mujoco.mjtJoint.mjJNT_BALL.value: 4}
@@ -32,8 +34,23 @@ def apply() -> None:
     MjModel.get_joint_qvel_addr = _qvel_address
     Controller.update = _update
     JointVelocityController.torque_compensation = property(_compensation, _set_compensation)
+    IIWA.__init__ = _make_iiwa
     # MuJoCo would write MUJOCO_LOG.TXT into whatever folder the user is in; divergence is read from its counters.
     mujoco.set_mju_user_warning(lambda _: None)
+
+
+_iiwa = IIWA.__init__
+
+
+def _make_iiwa(robot: IIWA, idn: int = 0) -> None:
+    """Make the model, then hang its base frame on the base, at the same place."""
+    _iiwa(robot, idn=idn)
+    bodies = {body.get("name"): body for body in robot.worldbody.iter("body")}
+    base, link = (bodies[robot.naming_prefix + name] for name in ("fixed_base_link", "link_1"))
+    frame = next(site for site in link.findall("site") if site.get("name") == f"{robot.naming_prefix}right_center")
+    link.remove(frame)
+    frame.set("pos", link.get("pos") or "0 0 0")
+    base.append(frame)
 
 
 def _qpos_address(model: MjModel, name: str) -> int | tuple[int, int]:

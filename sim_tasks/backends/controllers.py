@@ -100,6 +100,33 @@ def part_names(robots: Sequence[Any]) -> dict[str, tuple[str, ...]]:
     return {kind: tuple(p.key for p in parts if isinstance(p.controller, cls)) for kind, cls in kinds.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One arm among all robots: the prefix of its names in a snapshot, robosuite's controller and gripper.
+
+    `remembers` is whether the gripper's next command depends on its last one.
+    """
+
+    key: str
+    controller: Any
+    gripper: Any
+    remembers: bool
+
+
+def arms(robots: Sequence[Any]) -> list[Arm]:
+    """Return the arms of all robots, named as the snapshots of `memory` name them."""
+    return [
+        Arm(
+            key=_prefix(robot, robots) + name,
+            controller=robot.part_controllers[name],
+            gripper=robot.gripper[name],
+            remembers=_remembers(robot.gripper[name]),
+        )
+        for robot in robots
+        for name in robot.arms
+    ]
+
+
 def begin(parts: Controllers, qpos: Array) -> None:
     """Set the controllers' memory to that of a fresh episode that starts in this state."""
     for arm in parts.arms:
@@ -161,8 +188,7 @@ def _parts(robots: Sequence[Any]) -> list[_Part]:
             raise UnsupportedControlError(
                 f"robot {robot.name!r} is driven by {robot.composite_controller.name}; compiled are parts under BASIC"
             )
-        # Robots share part names; a second one's are told apart by its prefix.
-        prefix = "" if robot is robots[0] else robot.robot_model.naming_prefix
+        prefix = _prefix(robot, robots)
         for name, controller in robot.part_controllers.items():
             if not robot._enabled_parts.get(name, False):  # noqa: SLF001 - robosuite has no accessor
                 continue
@@ -183,6 +209,19 @@ def _parts(robots: Sequence[Any]) -> list[_Part]:
             parts.append(part)
         first += int(robot.action_dim)
     return parts
+
+
+def _prefix(robot: Any, robots: Sequence[Any]) -> str:
+    """Return what tells a robot's parts apart from the first one's, for robots share part names."""
+    return "" if robot is robots[0] else robot.robot_model.naming_prefix
+
+
+def _remembers(gripper: Any) -> bool:
+    """Whether a gripper moves from where it was last told to be: found out by telling it twice the same."""
+    hand = copy.copy(gripper)
+    hand.current_action = np.zeros_like(np.asarray(gripper.current_action, float))
+    first, again = (np.array(hand.format_action(np.full(gripper.dof, 1.0))) for _ in range(2))
+    return not np.array_equal(first, again)
 
 
 def _unsupported(part: _Part, why: str) -> UnsupportedControlError:

@@ -8,6 +8,7 @@ order, with robosuite's own compiled functions. Goals are still set by robosuite
 # pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
@@ -18,10 +19,11 @@ from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, o
 Array = NDArray[np.float64]
 
 
-def exact_arms(model: mujoco.MjModel, data: mujoco.MjData, robot: Any) -> list[ExactArm] | None:
-    """Return one controller per arm, or None when the robot is not driven by plain OSC_POSE with stateless grippers."""
+def exact_arms(model: mujoco.MjModel, data: mujoco.MjData, robots: Sequence[Any]) -> list[ExactArm] | None:
+    """Return one controller per arm of all robots, or None when one is not driven by plain OSC_POSE and a gripper."""
     arms: list[ExactArm] = []
-    for name, part in robot.part_controllers.items():
+    parts = [(robot, name, part) for robot in robots for name, part in robot.part_controllers.items()]
+    for robot, name, part in parts:
         if name in robot.arms:
             plain = (
                 part.name == "OSC_POSE"

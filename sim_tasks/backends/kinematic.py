@@ -31,7 +31,9 @@ _OPEN_M = 0.04
 _FINGER_STEP_M = 0.008
 """Finger travel per control step: five steps from open to closed, about a Panda's."""
 _GRASP_REACH_M = 0.025
-"""A box whose centre is nearer than this to the grip frame is between the fingers."""
+"""A box whose centre is nearer than this to the grip frame is between the fingers; of a longer box, its middle line."""
+_APART_M = 0.4
+"""Distance between the homes of several hands."""
 
 
 class KinematicBackend:
@@ -73,8 +75,7 @@ class KinematicBackend:
         boxes = [poses.xyz_quat_wxyz_from_pose(placements[name]) for name in self._boxes]
         down = poses.quat_wxyz_from_matrix(np.diag([1.0, -1.0, -1.0]))
         hands = [
-            np.concatenate([np.array(_HOME_M) + rng.normal(0, joint_noise_rad, 3), down, [_OPEN_M, -1.0]])
-            for _ in self._hands
+            np.concatenate([home + rng.normal(0, joint_noise_rad, 3), down, [_OPEN_M, -1.0]]) for home in self._homes()
         ]
         self._states[env] = np.concatenate([*boxes, *hands])
         self._targets[env] = {}
@@ -222,15 +223,21 @@ class KinematicBackend:
         )
 
     def _step(self, state: Array, targets: Mapping[str, Array], action: Array) -> None:
+        moved: set[int] = set()
         for name, eef in self.task.robot.eefs.items():
             hand = self._hand(name)
             before = self._hand_pose(state, name)
             state[hand : hand + 7] = poses.xyz_quat_wxyz_from_pose(targets[name])
-            closing = action[eef.gripper_action[0]] * eef.gripper_closed > 0
+            closing = np.sign(action[slice(*eef.gripper_action)]).sum() * eef.gripper_closed > 0
             opening = state[hand + 7] + (-_FINGER_STEP_M if closing else _FINGER_STEP_M)
             held = int(state[hand + 8])
-            if held >= 0 and closing:
+            if held >= 0 and closing and held in moved:
+                # The first hand has moved it; one that did not come along has lost it.
+                held = held if self._reach(state, held, state[hand : hand + 3]) < _GRASP_REACH_M else -1
+                opening = state[hand + 7]
+            elif held >= 0 and closing:
                 box = held * 7
+                moved.add(held)
                 carried = (
                     self._hand_pose(state, name)
                     @ poses.inverse(before)
@@ -292,9 +299,25 @@ class KinematicBackend:
 
     def _between_fingers(self, state: Array, position: Array) -> int:
         for i in range(len(self._boxes)):
-            if np.linalg.norm(state[i * 7 : i * 7 + 3] - position) < _GRASP_REACH_M:
+            if self._reach(state, i, position) < _GRASP_REACH_M:
                 return i
         return -1
+
+    def _reach(self, state: Array, box: int, position: Array) -> float:
+        """How far a hand is from the middle of a box: its centre, or the line or plane a longer one is built on."""
+        away = position - state[box * 7 : box * 7 + 3]
+        spare = np.maximum(self._half(box) - _GRASP_REACH_M, 0.0)
+        if spare.any():
+            R = poses.matrix_from_quat_wxyz(state[box * 7 + 3 : box * 7 + 7])
+            away = away @ R
+            away = away - np.clip(away, -spare, spare)
+        return float(np.linalg.norm(away))
+
+    def _homes(self) -> Array:
+        """Where the hands start, before posture noise: side by side along y, the first one at its negative end."""
+        homes = np.tile(np.array(_HOME_M), (len(self._hands), 1))
+        homes[:, 1] += _APART_M * (np.arange(len(self._hands)) - (len(self._hands) - 1) / 2)
+        return homes
 
     def _half(self, box: int) -> Array:
         return np.array(self.task.scene.boxes[self._boxes[box]].half_size_m)

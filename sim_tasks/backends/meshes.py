@@ -1,26 +1,21 @@
 """Visual meshes with fewer triangles, for pictures that need not equal robosuite's.
 
 Only the renderer's own compiled model is changed, and in it only which triangles are drawn: vertices, normals,
-collision shapes and everything that physics reads stay. A mesh is simplified once per machine and remembered on disk
-under the hash of its content.
+collision shapes and everything that physics reads stay. A mesh is simplified once per machine and kept under the hash
+of its content.
 """
 
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import zipfile
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_tasks.backends.compiling import cache_folder
+from sim_tasks.backends import keeping
 from sim_tasks.backends.simplification import deviation, simplify, weld
 
 import mujoco  # isort: skip - after robosuite, which chooses MUJOCO_GL when nobody has
@@ -33,28 +28,31 @@ _COLLISION_GROUP = 0
 """robosuite's collision shapes, which are not drawn."""
 _FEWEST = 300
 """Meshes with fewer triangles cost less to draw than to look up."""
-_FORM = 1
+_FORM = 2
 """Counts what is stored and how it is made; another number leaves old files behind, unused."""
 
+_FOLDER = "meshes"
 _PARTS = ("mesh_face", "mesh_facenormal", "mesh_facetexcoord")
 
 
-def lighten(model: Any, folder: Path | None = None) -> None:
-    """Let every heavy visual mesh of a compiled model be drawn with fewer triangles.
+def lighten(model: Any) -> tuple[int, int]:
+    """Let every heavy visual mesh of a compiled model be drawn with fewer triangles; return how many were made, found.
 
     Meshes whose material has a texture stay: a collapse would drag the picture across the surface.
 
     Args:
         model: a `mujoco.MjModel` that no one simulates with, before its `MjrContext` is made.
-        folder: where simplified meshes are remembered; by default "meshes" in `cache_folder`.
     """
-    folder = folder or cache_folder() / "meshes"
-    for number in _heavy(model):
-        parts = _remembered(model, number, folder)
+    made = 0
+    heavy = _heavy(model)
+    for number in heavy:
+        parts, new = _remembered(model, number)
+        made += new
         start, count = model.mesh_faceadr[number], len(parts[0])
         for name, part in zip(_PARTS, parts, strict=True):
             getattr(model, name)[start : start + count] = part
         model.mesh_facenum[number] = count
+    return made, len(heavy) - made
 
 
 def _heavy(model: Any) -> list[int]:
@@ -70,46 +68,31 @@ def _heavy(model: Any) -> list[int]:
     return sorted(mesh for mesh in drawn - textured if model.mesh_facenum[mesh] >= _FEWEST)
 
 
-def _remembered(model: Any, number: int, folder: Path) -> list[NDArray[np.int32]]:
-    """Return a mesh's triangles from the disk, or make and store them; a disk that refuses is no obstacle.
-
-    One process makes them; others that want meshes meanwhile wait and then read.
-    """
+def _remembered(model: Any, number: int) -> tuple[list[NDArray[np.int32]], bool]:
+    """Return a mesh's triangles, and whether they had to be made; one process makes them while others wait."""
     original, vertices, normals = _mesh(model, number)
     hasher = hashlib.sha256(f"{_FORM} {TOLERANCE_M} {LIMIT_M}".encode())
     for array in (*original, vertices, normals):
         hasher.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    place = folder / f"{hasher.hexdigest()}.npz"
-    if (stored := _read(place)) is not None:
-        return stored
-    with _alone(folder):
-        if (stored := _read(place)) is not None:
-            return stored
+    name = f"{_FOLDER}/{hasher.hexdigest()}.npz"
+    if (stored := _read(name)) is not None:
+        return stored, False
+    with keeping.alone(_FOLDER):
+        if (stored := _read(name)) is not None:
+            return stored, False
         made = _simplified(original, vertices, normals)
-        with suppress(OSError):
-            mine = place.with_suffix(f".{os.getpid()}.npz")  # without a lock others may write too: the last rename wins
-            np.savez_compressed(mine, **dict(zip(_PARTS, made, strict=True)))
-            mine.replace(place)
-        return made
+        content = io.BytesIO()
+        np.savez_compressed(content, **dict(zip(_PARTS, made, strict=True)))
+        keeping.keep(name, content.getvalue())
+        return made, True
 
 
-def _read(place: Path) -> list[NDArray[np.int32]] | None:
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(place) as stored:
-        return [stored[name] for name in _PARTS]
-    return None
-
-
-@contextmanager
-def _alone(folder: Path) -> Generator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError:  # nothing can be kept, so there is nothing to wait for
-        yield
-        return
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the kernel however this process ends
-        yield
+def _read(name: str) -> list[NDArray[np.int32]] | None:
+    content = keeping.recall(name)
+    if content is None:
+        return None
+    with np.load(io.BytesIO(content)) as stored:
+        return [stored[part] for part in _PARTS]
 
 
 def _mesh(model: Any, number: int) -> tuple[list[NDArray[np.int32]], NDArray[np.float32], NDArray[np.float32]]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import BackendError, SpecError, unknown_name
-from factory.specs import RenderSpec, TaskSpec
+from factory.extras import Frames, to_millimetres
+from factory.specs import Extra, RenderSpec, TaskSpec
 from factory.streams import spawn_streams
 from sim_tasks.backends import looks, meshes
+from sim_tasks.backends.labels import label_geoms
 from sim_tasks.backends.opengl import device_name, open_context
 from sim_tasks.backends.scenes import build_environment
 from sim_tasks.backends.visibility import View
@@ -25,6 +27,8 @@ import mujoco  # isort: skip - after robosuite, which chooses MUJOCO_GL when nob
 Image = NDArray[np.uint8]
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Pictures = tuple[dict[str, Image], dict[tuple[Extra, str], Frames]]
+"""Camera -> image ``(height, width, 3)``, and (kind, camera) -> ``(height, width)`` as `factory.extras` stores it."""
 
 _MAX_GEOMS = 10_000
 """Room for drawn geoms, robosuite's number; decorations count too."""
@@ -44,13 +48,15 @@ class EpisodeRenderer:
 
     Attributes:
         device: what draws, as OpenGL calls it: a graphics card, or llvmpipe where the CPU does it.
+        about: what the extras that were asked for mean, JSON: "legend" name -> id, and each camera's "fovy_deg", the
+            vertical angle of view; empty where none were.
     """
 
     def __init__(self, task: TaskSpec, spec: RenderSpec) -> None:
         """Compile the task's scene and open an offscreen buffer of the wanted size.
 
         Raises:
-            SpecError: the scene has no camera of that name.
+            SpecError: the scene has no camera of that name, or cannot be segmented.
             BackendError: the scene does not build, or no OpenGL can be opened.
         """
         self.spec = spec
@@ -63,6 +69,10 @@ class EpisodeRenderer:
         for name in task.scene.hidden_bodies:
             model.body(name).pos[2] = _HIDDEN_M
         self._model, self._data = model, mujoco.MjData(model)
+        labels = label_geoms(model, task) if spec.extras else None
+        self._labels = labels.of_geom if labels else ()
+        angles = {name: {"fovy_deg": float(model.cam_fovy[c.fixedcamid])} for name, c in self.cameras.items()}
+        self.about: dict[str, Any] = {"legend": labels.legend, "cameras": angles} if labels else {}
         self._pristine = _written(model)
         self._episode: object = None
         self._gl: Any = open_context(spec.width, spec.height)
@@ -70,6 +80,7 @@ class EpisodeRenderer:
         self.device = device_name()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR  # as it is kept: no bits lost on what is far
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         self._option, self._perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
         self._option.geomgroup[_COLLISION_GROUP] = self._option.geomgroup[_UNDRAWN_GROUP] = 0
@@ -78,11 +89,20 @@ class EpisodeRenderer:
         self._shadows = spec.preset == "faithful" and bool(model.light_castshadow.any())
         self._mirror = _mirror(model) if spec.preset == "faithful" else None
         self._upside_down = np.empty((spec.height, spec.width, 3), np.uint8)
+        self._nearness = np.empty((spec.height, spec.width), np.float32)
 
     def frames(
         self, states: Mapping[str, Array], overrides: Mapping[str, Array], *, visual_stream: np.random.Generator | None
     ) -> Iterator[dict[str, Image]]:
-        """Yield camera name -> image ``(height, width, 3)`` for every state.
+        """Yield camera name -> image ``(height, width, 3)`` for every state; arguments and errors as in `pictures`."""
+        return (images for images, _ in self._pictures(states, overrides, visual_stream, extras=()))
+
+    def pictures(
+        self, states: Mapping[str, Array], overrides: Mapping[str, Array], *, visual_stream: np.random.Generator | None
+    ) -> Iterator[Pictures]:
+        """Yield the images of every state, and the extras that the specification asks for.
+
+        Extras are drawn from the same scene as the image, one sample per pixel centre. Sites are not in them.
 
         Args:
             states: "qpos" ``(T, nq)`` and "qvel" ``(T, nv)``; other names are ignored.
@@ -93,27 +113,7 @@ class EpisodeRenderer:
             SpecError: an override names an unknown body or field.
             BackendError: the arrays do not fit the scene, or a later episode was begun on this renderer.
         """
-        for _ in self._poses(states, overrides, visual_stream):
-            yield {name: self._image(camera) for name, camera in self.cameras.items()}
-
-    def segmentation(
-        self,
-        states: Mapping[str, Array],
-        overrides: Mapping[str, Array],
-        *,
-        visual_stream: np.random.Generator | None = None,
-    ) -> Iterator[dict[str, NDArray[np.int32]]]:
-        """Yield camera name -> geom ids ``(height, width)``, -1 where there is none; arguments as in `frames`."""
-        flags, nothing = self._scene.flags, np.zeros(self._model.ngeom, bool)
-        for _ in self._poses(states, overrides, visual_stream):
-            flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
-            masks = {name: self._geoms(self._drawn(camera, nothing)) for name, camera in self.cameras.items()}
-            flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
-            yield masks
-
-    def geom_names(self) -> tuple[str, ...]:
-        """Return the names that the ids of a segmentation mask count."""
-        return tuple(self._model.geom(i).name for i in range(self._model.ngeom))
+        return self._pictures(states, overrides, visual_stream, extras=self.spec.extras)
 
     def close(self) -> None:
         """Release buffers and the OpenGL context; closing twice is fine."""
@@ -131,6 +131,23 @@ class EpisodeRenderer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _pictures(
+        self,
+        states: Mapping[str, Array],
+        overrides: Mapping[str, Array],
+        rng: np.random.Generator | None,
+        *,
+        extras: Collection[Extra],
+    ) -> Iterator[Pictures]:
+        for _ in self._poses(states, overrides, rng):
+            images: dict[str, Image] = {}
+            layers: dict[tuple[Extra, str], Frames] = {}
+            for name, camera in self.cameras.items():
+                images[name] = self._image(camera)
+                if extras:
+                    layers |= {(kind, name): layer for kind, layer in self._layers().items() if kind in extras}
+            yield images, layers
 
     def _poses(
         self, states: Mapping[str, Array], overrides: Mapping[str, Array], rng: np.random.Generator | None
@@ -208,14 +225,29 @@ class EpisodeRenderer:
         mujoco.mjr_readPixels(self._upside_down, None, rect, self._context)
         return np.ascontiguousarray(self._upside_down[::-1])
 
-    def _geoms(self, code: Image) -> NDArray[np.int32]:
-        """Turn id colours (segment id + 1, low byte first) into geom ids."""
-        ids = code.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], np.int32)
-        table = np.full(self._scene.ngeom + 1, -1, np.int32)
-        for geom in self._scene.geoms[: self._scene.ngeom]:
-            if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
-                table[geom.segid + 1] = geom.objid
-        return table[ids]
+    def _layers(self) -> dict[Extra, Frames]:
+        """Draw the scene of the last image once more, as ids and distances.
+
+        MuJoCo shows a segment id as the colour id + 1, low byte first, and does not draw a geom whose id is negative.
+        It draws ids one sample a pixel, whatever the buffer has, and the distances with them.
+        """
+        scene, flags = self._scene, self._scene.flags
+        for geom in scene.geoms[: scene.ngeom]:
+            geom.segid = self._labels[geom.objid] if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM else -1
+        kept = np.array(flags)
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
+            flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+        rect = mujoco.MjrRect(0, 0, self.spec.width, self.spec.height)
+        mujoco.mjr_render(rect, scene, self._context)
+        mujoco.mjr_readPixels(self._upside_down, self._nearness, rect, self._context)
+        flags[:] = kept
+        ids = np.maximum(self._upside_down[::-1, :, 0], 1) - 1
+        # 1 at the near plane, 0 at the far one, and in between linear in 1 / distance.
+        near, far = (float(getattr(scene.camera[0], f"frustum_{plane}")) for plane in ("near", "far"))
+        distance = near * far / (near + self._nearness.astype(float) * (far - near))
+        distance[self._nearness <= 0.0] = np.inf
+        return {"segmentation": ids.astype(np.uint8), "depth": to_millimetres(distance[::-1])}
 
 
 def visual_stream(spec: RenderSpec, index: int) -> np.random.Generator | None:

@@ -23,13 +23,14 @@ import mujoco
 
 from factory import actions, poses
 from factory.demos import AnnotatedDemo, Demo
-from factory.errors import BackendError
+from factory.errors import BackendError, unknown_name
 from factory.scene import SceneState
 from factory.sim import Block, BlockResult, Commands, Snapshot
 from factory.specs import EefSpec, TaskSpec
 from sim_tasks.backends import annotation, exact_control, fingerprint
 from sim_tasks.backends.compiled_path import CompiledPath, Outcome
-from sim_tasks.backends.controllers import UnsupportedControlError
+from sim_tasks.backends.controllers import Arm, UnsupportedControlError, arms
+from sim_tasks.backends.reach import Reach
 from sim_tasks.backends.scenes import build_environment
 from sim_tasks.backends.sensing import SceneReader
 
@@ -92,8 +93,9 @@ class RobosuiteBackend:
         self._hands = {name: _Hand() for name in task.robot.eefs}
         self._overridden: tuple[str, ...] = ()
         self._saved: dict[int, Snapshot] = {}
-        self._arms: list[exact_control.ExactArm] = []
+        self._exact: list[exact_control.ExactArm] = []
         self._active = -1
+        self._kinematics: Reach | None = None
         self._path: CompiledPath | None = self._compile() if control_mode == "compiled" else None
         self.control_mode: ControlMode = "compiled" if self._path else "robosuite"
         if control_mode != "robosuite" and not self._path and self._exact_arms() is not None:
@@ -171,6 +173,24 @@ class RobosuiteBackend:
             if not recording.step(row.astype(np.float64)):
                 break
         return recording.result()
+
+    def reach(self, env: int, eef: str, T_world_eef: Array) -> tuple[Array, Array]:
+        """Return by how much a hand, from where it is, would miss poses ``(n, 4, 4)``: ``(n,)`` metres, radians.
+
+        Its joints' limits are kept, collisions are not asked about; see `reach.Reach`.
+        """
+        self._enter(env)
+        if self._kinematics is None:
+            self._kinematics = Reach(
+                self._model,
+                {
+                    name: (self._reader.eef_frames[name], self._reader.group_addresses(f"{name}_arm"))
+                    for name in self.task.robot.eefs
+                },
+            )
+        if eef not in self.task.robot.eefs:
+            raise BackendError(unknown_name("end effector", eef, self.task.robot.eefs))
+        return self._kinematics.misses(eef, self._data.qpos, T_world_eef)
 
     def annotate(self, demo: Demo) -> AnnotatedDemo:
         """Read a demo's states in this scene; see `annotation.annotate`."""
@@ -271,9 +291,10 @@ class RobosuiteBackend:
             self._data.warning[kind].number = 0
         if self._path is not None:
             self._path.recall(snapshot.controller)
-        for arm, part in self._arm_controllers():
-            part.initial_joint = snapshot.controller[f"{arm}.initial_joint"].copy()
-            self._robot.gripper[arm].current_action = snapshot.controller[f"{arm}.gripper_action"].copy()
+        for arm in self._arms():
+            arm.controller.initial_joint = snapshot.controller[f"{arm.key}.initial_joint"].copy()
+            if arm.remembers:
+                arm.gripper.current_action = snapshot.controller[f"{arm.key}.gripper_action"].copy()
         for name in self._hands:
             self._hands[name] = _Hand(
                 T_world_target=snapshot.controller.get(f"{name}.T_world_target"),
@@ -290,15 +311,15 @@ class RobosuiteBackend:
             return None
 
     def _exact_arms(self) -> list[exact_control.ExactArm] | None:
-        return exact_control.exact_arms(self._model, self._data, self._robot)
+        return exact_control.exact_arms(self._model, self._data, self._env.robots)
 
     def _begin(self) -> None:
         """Start controllers from the present state, as after a robosuite reset."""
         self._wake_controllers()
         mujoco.mj_forward(self._model, self._data)
         # The posture the null space pulls towards is this reset's own start posture.
-        for _, controller in self._arm_controllers():
-            controller.initial_joint = np.array(self._data.qpos[controller.qpos_index])
+        for arm in self._arms():
+            arm.controller.initial_joint = np.array(self._data.qpos[arm.controller.qpos_index])
         if self._path is not None:
             self._path.remember_posture()
 
@@ -306,21 +327,26 @@ class RobosuiteBackend:
         if self._path is not None:
             return self._path.memory()
         kept: dict[str, Array] = {}
-        for arm, part in self._arm_controllers():
-            kept[f"{arm}.initial_joint"] = np.array(part.initial_joint, float)
-            kept[f"{arm}.gripper_action"] = np.atleast_1d(np.array(self._robot.gripper[arm].current_action, float))
+        for arm in self._arms():
+            kept[f"{arm.key}.initial_joint"] = np.array(arm.controller.initial_joint, float)
+            if arm.remembers:
+                kept[f"{arm.key}.gripper_action"] = np.atleast_1d(np.array(arm.gripper.current_action, float))
         return kept
 
     def _wake_controllers(self) -> None:
         # robosuite makes new controllers at every reset.
         if self.control_mode == "exact":
-            self._arms = self._exact_arms() or []
+            self._exact = self._exact_arms() or []
         # After a reset or a loaded state the controllers would serve kinematics cached before it (robosuite's flag).
-        for part in self._robot.part_controllers.values():
-            part.new_update = True
+        for robot in self._env.robots:
+            for part in robot.part_controllers.values():
+                part.new_update = True
+
+    def _arms(self) -> list[Arm]:
+        return arms(self._env.robots)
 
     def _arm_controllers(self) -> list[tuple[str, Any]]:
-        return [(arm, self._robot.part_controllers[arm]) for arm in self._robot.arms]
+        return [(arm.key, arm.controller) for arm in self._arms()]
 
     # --- placing ----------------------------------------------------------------------------------------------------
 
@@ -385,7 +411,7 @@ class RobosuiteBackend:
                 noise[e] = command.action_noise
             elif hand.T_world_target is None or hand.gripper is None:
                 target = self._reader.eef_pose(name)[None]
-                gripper = np.full((1, eef.gripper_action[1] - eef.gripper_action[0]), -eef.gripper_closed)
+                gripper = np.array([eef.opens])
             else:
                 target, gripper = hand.T_world_target[None], hand.gripper[None]
             targets[e] = target
@@ -424,7 +450,7 @@ class RobosuiteBackend:
             if substep == 0 or self.control_mode == "robosuite":
                 env._pre_action(action, substep == 0)  # noqa: SLF001 - what robosuite's own step calls
             else:
-                for arm in self._arms:
+                for arm in self._exact:
                     arm.control()
             mujoco.mj_step2(model, data)
         self.simulator_seconds += time.perf_counter() - began

@@ -23,33 +23,39 @@ from robosuite.models.tasks import ManipulationTask
 from robosuite.utils.mjcf_utils import CustomMaterial
 
 from factory.errors import BackendError, unknown_name
-from factory.specs import BoxSpec, SceneSpec, TaskSpec
-
-TABLE_TOP_M = 0.8
-"""Height of the table's surface in the project's own scenes; robosuite's Stack uses the same."""
+from factory.specs import BoxSpec, MountSpec, SceneSpec, TaskSpec
+from sim_tasks.backends.parts import add_cameras, add_parts
 
 
 class TableScene(ManipulationEnv):
-    """A table with free boxes, as robosuite environment: the project's own base scene "table"."""
+    """A table with boxes and parts, as robosuite environment: the project's own base scene "table"."""
 
-    def __init__(self, boxes: dict[str, BoxSpec], **options: Any) -> None:
-        """Remember the boxes, then let robosuite build everything."""
-        self._boxes = boxes
+    def __init__(self, scene: SceneSpec, mounts: Sequence[MountSpec], **options: Any) -> None:
+        """Remember what to build, then let robosuite build everything."""
+        self._scene, self._mounts = scene, mounts
         self.objects: dict[str, BoxObject] = {}
         super().__init__(**options)
 
     def _load_model(self) -> None:
         super()._load_model()
-        robot = self.robots[0].robot_model
-        robot.set_base_xpos(robot.base_xpos_offset["table"](0.8))
-        arena = TableArena(table_full_size=(0.8, 0.8, 0.05), table_offset=(0.0, 0.0, TABLE_TOP_M))
+        table = self._scene.table
+        for robot, mount in zip(self.robots, self._mounts, strict=True):
+            model = robot.robot_model
+            if mount.position_m is None:
+                model.set_base_xpos(model.base_xpos_offset["table"](table.size_m[0]))
+            else:
+                model.set_base_xpos(np.array(mount.position_m))
+                model.set_base_ori(np.array([0.0, 0.0, mount.yaw_rad]))
+        arena = TableArena(table_full_size=table.size_m, table_offset=(*table.middle_m, table.top_m))
         arena.set_origin([0, 0, 0])
-        self.objects = {name: _box(name, spec) for name, spec in self._boxes.items()}
+        self.objects = {name: _box(name, spec) for name, spec in self._scene.boxes.items()}
         self.model = ManipulationTask(
             mujoco_arena=arena,
             mujoco_robots=[r.robot_model for r in self.robots],
             mujoco_objects=list(self.objects.values()),
         )
+        add_parts(self.model, self._scene.parts)
+        add_cameras(self.model, self._scene.cameras)
 
     def reward(self, action: Any = None) -> float:
         """Return nothing: success is a predicate of the task, not of the environment."""
@@ -88,7 +94,9 @@ def build_environment(task: TaskSpec) -> Any:
     """
     compat.apply()
     options = {
-        "robots": task.robot.name,
+        "robots": [mount.model for mount in task.robot.mounts] or task.robot.name,
+        "controller_configs": [_controllers(mount) for mount in task.robot.mounts] or None,
+        "gripper_types": [mount.gripper or "default" for mount in task.robot.mounts] or "default",
         "control_freq": task.robot.control_hz,
         "has_renderer": False,
         "has_offscreen_renderer": False,
@@ -97,7 +105,7 @@ def build_environment(task: TaskSpec) -> Any:
         "ignore_done": True,
         **task.scene.options,
     }
-    make = _maker(task.scene)
+    make = _maker(task.scene, task.robot.mounts or (MountSpec(model=task.robot.name),))
     try:
         environment = make(**options)
     except (TypeError, ValueError, KeyError) as error:
@@ -117,9 +125,16 @@ def _return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _maker(scene: SceneSpec) -> Any:
+def _controllers(mount: MountSpec) -> Any:
+    """Return the settings of a robot's controllers, None for the model's own."""
+    return (
+        load_composite_controller_config(controller=mount.controller, robot=mount.model) if mount.controller else None
+    )
+
+
+def _maker(scene: SceneSpec, mounts: Sequence[MountSpec]) -> Any:
     if scene.base == "table":
-        return lambda **options: TableScene(boxes=dict(scene.boxes), **options)
+        return lambda **options: TableScene(scene, mounts, **options)
     if ":" in scene.base:
         module, _, name = scene.base.partition(":")
         try:

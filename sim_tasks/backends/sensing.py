@@ -82,6 +82,10 @@ class SceneReader:
         self.fill(rows, 0)
         return self.state(rows, 1)
 
+    def group_addresses(self, name: str) -> list[int]:
+        """Return where the joints of a group lie in qpos."""
+        return list(self._joints[name])
+
     # --- recordings -------------------------------------------------------------------------------------------------
 
     def allocate(self, length: int) -> Rows:
@@ -169,13 +173,15 @@ class SceneReader:
         groups = {name: spec.contact for name, spec in self.task.scene.objects.items()}
         for eef in self.task.robot.eefs.values():
             groups.update(eef.fingers)
+            groups.update(eef.touch)
+        groups.update(self.task.scene.contact_groups)
         bits: dict[str, int] = {}
         geom_mask = np.zeros(self._model.ngeom, np.int64)
         for name in dict.fromkeys(side for pair in self._pairs for side in pair):
             if not groups.get(name):
                 raise BackendError(
-                    f"task {self.task.name!r}: contact group {name!r} is empty; it must be an object with `contact` "
-                    f"or one of the robot's finger groups {sorted(groups)}"
+                    f"task {self.task.name!r}: contact group {name!r} is empty; it must be an object with `contact`, "
+                    f"one of the robot's groups or one of the scene's contact groups: {sorted(groups)}"
                 )
             bits[name] = 1 << len(bits)
             for part in groups[name]:

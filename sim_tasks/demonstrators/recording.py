@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,10 @@ from factory.demos import Demo
 from factory.errors import SpecError, unknown_name
 from factory.placements import sample_placements
 from factory.scene import SceneState, concatenate, take
-from factory.sim import BlockResult, Hold, SimBackend
+from factory.sim import Block, BlockResult, Hold, SimBackend
 from factory.specs import ResetSpec, TaskSpec
-from sim_tasks.demonstrators import can, cubes, door, square
+from sim_tasks.demonstrators import can, cubes, door, square, two_arm_lift
+from sim_tasks.demonstrators.hands import DuetOf, Now
 from sim_tasks.demonstrators.strokes import Script, ScriptOf, block, draw_style
 
 Array = NDArray[np.float64]
@@ -32,6 +33,11 @@ SCRIPTS: Mapping[str, ScriptOf] = {
     "can": can.can,
     "door": door.door,
 }
+
+DUETS: Mapping[str, DuetOf] = {
+    "two_arm_lift": two_arm_lift.lift,
+}
+"""Scripts for robots with two arms."""
 
 _TRIES_PER_DEMO = 5
 """Failed tries per wanted demonstration before a script is called broken; the shipped ones rarely need a second."""
@@ -96,13 +102,13 @@ def perform(
 
     The numbers are written into the demo's attributes: the same ones give the same demonstration again.
     """
-    if task.name not in SCRIPTS:
-        raise SpecError(unknown_name("script for task", task.name, SCRIPTS))
+    if task.name not in SCRIPTS and task.name not in DUETS:
+        raise SpecError(unknown_name("script for task", task.name, [*SCRIPTS, *DUETS]))
     scene, rng = start(task, backend, seed=seed, attempt=attempt, index=index, count=count, variant=variant)
     state = backend.sim_state(0)
-    played = list(_play(task, backend, scene, SCRIPTS[task.name](scene, draw_style(rng))))
+    played = list(_play(task, backend, scene, rng))
     success = bool(task.success(played[-1].scene)[-1])
-    held = backend.advance({0: {"right": Hold(steps=task.success_hold_steps)}})[0]
+    held = backend.advance({0: _holding(task, task.success_hold_steps)})[0]
     numbers = {"seed": seed, "attempt": attempt, "index": index, "count": count, "variant": variant}
     moved = concatenate([result.scene for result in played])
     demo = Demo(
@@ -130,7 +136,7 @@ def start(
     while not _in_turn(reset, placements, seed=seed, index=index, count=count):
         placements = sample_placements(reset, rng)
     backend.reset(0, placements, rng, joint_noise_rad=reset.joint_noise_rad)
-    settled = backend.advance({0: {"right": Hold(steps=task.settle_steps)}})[0]
+    settled = backend.advance({0: _holding(task, task.settle_steps)})[0]
     return take(settled.scene, -1), rng
 
 
@@ -139,24 +145,57 @@ def flat(states: Mapping[str, Array]) -> Array:
     return np.concatenate([states[key] for key in ("time", "qpos", "qvel")], axis=-1)
 
 
-def _play(task: TaskSpec, backend: SimBackend, scene: SceneState, script: Script) -> Iterator[BlockResult]:
-    """Run a script's strokes one after the other."""
-    target = scene.T_world_eef["right"][-1]
-    stroke = next(script, None)
-    while stroke is not None:
-        commands = block(
-            target,
-            stroke,
-            control_hz=task.robot.control_hz,
-            closed_command=task.robot.eefs["right"].gripper_closed,
-        )
-        result = backend.advance({0: {"right": commands}})[0]
-        yield result
-        target = commands.T_world_eef[-1]
+def _holding(task: TaskSpec, steps: int) -> Mapping[str, Hold]:
+    return {eef: Hold(steps=steps) for eef in task.robot.eefs}
+
+
+def _play(task: TaskSpec, backend: SimBackend, scene: SceneState, rng: np.random.Generator) -> Iterator[BlockResult]:
+    """Run a task's script: act after act, in each act all hands at once, each at its own pace."""
+    if task.name in SCRIPTS:
+        yield from _act(task, backend, Now.of(scene), {"right": SCRIPTS[task.name](scene, draw_style(rng))})
+        return
+    now = Now.of(scene)
+    acts = DUETS[task.name](now, {eef: draw_style(rng) for eef in task.robot.eefs})
+    act = next(acts, None)
+    while act is not None:
+        now = yield from _act(task, backend, now, act)
         try:
-            stroke = script.send(take(result.scene, -1))
+            act = acts.send(now)
         except StopIteration:
             return
+
+
+def _act(
+    task: TaskSpec, backend: SimBackend, now: Now, scripts: Mapping[str, Script]
+) -> Generator[BlockResult, None, Now]:
+    """Run the hands' scripts side by side until all have ended; a hand without one, or whose has ended, holds."""
+    hz, eefs = task.robot.control_hz, task.robot.eefs
+    scene, targets = now.scene, dict(now.targets)
+    first = {name: next(script, None) for name, script in scripts.items()}
+    pending = {
+        name: block(targets[name], stroke, control_hz=hz, eef=eefs[name])
+        for name, stroke in first.items()
+        if stroke is not None
+    }
+    while pending:
+        length = min(len(part) for part in pending.values())
+        commands: dict[str, Block | Hold] = dict(_holding(task, length))
+        commands |= {name: part.part(0, length) for name, part in pending.items()}
+        result = backend.advance({0: commands})[0]
+        yield result
+        scene = take(result.scene, -1)
+        for name, part in list(pending.items()):
+            targets[name] = part.T_world_eef[length - 1]
+            if length < len(part):
+                pending[name] = part.part(length, len(part))
+                continue
+            try:
+                stroke = scripts[name].send(scene)
+            except StopIteration:
+                del pending[name]
+            else:
+                pending[name] = block(targets[name], stroke, control_hz=hz, eef=eefs[name])
+    return Now(scene=scene, targets=targets)
 
 
 def _in_turn(reset: ResetSpec, placements: Mapping[str, Array], *, seed: int, index: int, count: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from factory import poses
 from factory.scene import SceneState
 from factory.sim import Block
+from factory.specs import EefSpec
 from sim_tasks.tasks.predicates import FINGERS
 
 Array = NDArray[np.float64]
@@ -39,23 +41,26 @@ class Stroke:
 
     Attributes:
         T_world_eef: ``(4, 4)`` where it ends.
-        closed: whether the fingers are told to close meanwhile.
+        closed: how far the fingers are told to close meanwhile, from 0 or False to 1 or True.
         speed_m_s: mean speed of the straight way; the peak is 1.9 times as high.
         bulge_m: ``(3,)`` how far the middle of the path is off the straight line, world frame.
         steps: at least this many control steps; a stroke to where the hand is told to be already is a pause.
         through: ``(k, 4, 4)`` poses passed on the way, evenly spaced; empty is a straight line.
+        T_eef_pivot: ``(4, 4)`` a frame that moves with the hand: the path, its speed and its turn are this frame's.
+            Two hands that move the same pivot the same way move as one rigid body.
     """
 
     T_world_eef: Array
-    closed: bool
+    closed: float
     speed_m_s: float = 0.15
     bulge_m: Array = field(default_factory=lambda: np.zeros(3))
     steps: int = 3
     through: Array = field(default_factory=lambda: np.empty((0, 4, 4)))
+    T_eef_pivot: Array = field(default_factory=lambda: np.eye(4))
 
 
-Script = Generator[Stroke, SceneState, None]
-"""Yields strokes, is sent the scene (leading axis 1) after each."""
+Script = Generator[Stroke, SceneState, Any]
+"""One hand's part: yields strokes, is sent the scene (leading axis 1) after each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +102,24 @@ def draw_style(rng: np.random.Generator) -> Style:
     )
 
 
-def block(T_world_from: Array, stroke: Stroke, *, control_hz: float, closed_command: float) -> Block:
+def block(T_world_from: Array, stroke: Stroke, *, control_hz: float, eef: EefSpec) -> Block:
     """Return the targets of a stroke that begins where the last one ended."""
-    route = np.concatenate([T_world_from[None], stroke.through, stroke.T_world_eef[None]])
+    pivot = stroke.T_eef_pivot
+    route = np.concatenate([T_world_from[None], stroke.through, stroke.T_world_eef[None]]) @ pivot
     way = float(np.linalg.norm(np.diff(route[:, :3, 3], axis=0), axis=-1).sum())
     turn = float(poses.angle_between(route[:-1, :3, :3], route[1:, :3, :3]).sum())
     seconds = max(way / stroke.speed_m_s, turn / _TURN_SPEED_RAD_S)
-    steps = max(stroke.steps, math.ceil(seconds * control_hz))
+    # Rounded, so that hands that share a pivot agree on the number of steps.
+    steps = max(stroke.steps, math.ceil(round(seconds * control_hz, 6)))
     t = np.arange(1, steps + 1) / steps
     fractions = t**3 * (10.0 - 15.0 * t + 6.0 * t * t)
     T = _along(route, fractions)
     T[:, :3, 3] += (16.0 * fractions**2 * (1.0 - fractions) ** 2)[:, None] * stroke.bulge_m
-    command = closed_command if stroke.closed else -closed_command
-    return Block(T_world_eef=T, gripper=np.full((steps, 1), command), action_noise=np.zeros((steps, 6)))
+    share = float(stroke.closed)
+    command = (1.0 - share) * np.array(eef.opens) + share * np.array(eef.closes)
+    return Block(
+        T_world_eef=T @ poses.inverse(pivot), gripper=np.tile(command, (steps, 1)), action_noise=np.zeros((steps, 6))
+    )
 
 
 def _along(route: Array, fractions: Array) -> Array:
@@ -185,4 +195,4 @@ def hand_for(scene: SceneState, obj: str, T_world_object: Array) -> Array:
 
 
 ScriptOf = Callable[[SceneState, Style], Script]
-"""Begins a script from the scene at rest."""
+"""Begins the script of a robot with one arm from the scene at rest."""

@@ -90,3 +90,21 @@ def both(first: Predicate, second: Predicate) -> Predicate:
         return first(state) & second(state)
 
     return are_both
+
+
+def every(*predicates: Predicate) -> Predicate:
+    """True where all are."""
+
+    def are_all(state: SceneState) -> NDArray[np.bool_]:
+        return np.logical_and.reduce([predicate(state) for predicate in predicates])
+
+    return are_all
+
+
+def upright(obj: str, most_rad: float) -> Predicate:
+    """True while the object's z axis is within an angle of the vertical."""
+
+    def is_upright(state: SceneState) -> NDArray[np.bool_]:
+        return state.T_world_object[obj][:, 2, 2] > np.cos(most_rad)
+
+    return is_upright

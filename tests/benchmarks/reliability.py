@@ -5,6 +5,7 @@
     python -m tests.benchmarks.reliability moments --times 20       every named moment
     python -m tests.benchmarks.reliability faults                   every write of a run, ENOSPC and EIO
     python -m tests.benchmarks.reliability disk --times 40          a disk of 8 MB, filled and freed
+    python -m tests.benchmarks.reliability api --times 50           the API alone, on both databases, while it is asked
     python -m tests.benchmarks.reliability overhead --pairs 5       CPU time beside a bare loop of attempts
     python -m tests.benchmarks.reliability render                   docs/reliability.md from the rows
 
@@ -42,8 +43,10 @@ from api.store import Store
 from factory.dataset_reading import dataset_digest
 from factory.durable import sha256_file
 from factory.specs import GenerationSpec
-from tests import chaos, faulty_disk, postgres, test_disk, tower
+from factory.statistics import wilson
+from tests import api_storm, chaos, faulty_disk, postgres, test_disk, tower
 from tests import test_reliability as short
+from tests.benchmarks import estimates
 from workers import generate as generating
 from workers import processes
 from workers.dispatcher import Dispatcher
@@ -239,6 +242,23 @@ def faults(options: argparse.Namespace) -> None:
             list(pool.map(one, todo))
 
 
+def api(options: argparse.Namespace) -> None:
+    """Kill the API while files are uploaded and jobs are asked for."""
+    with tempfile.TemporaryDirectory(prefix="reliability-") as made, postgres.server() as server:
+        folder = Path(made)
+        demos = tower.write_demonstrations(folder / "towers.hdf5")
+        for kind in KINDS:
+            for number in range(len([r for r in rows("api") if r["database"] == kind]), -(-options.times // 10)):
+                wrong, facts = "", {}
+                with site_of(kind, folder / f"api-{kind}-{number}", server, workers=1) as site:
+                    try:
+                        seen = api_storm.storm(site, demos, kills=10, seed=options.seed + number)
+                        facts = {"deaths": seen.deaths, "cut_off": seen.cut_off, "answered": seen.statuses.total()}
+                    except Exception:  # noqa: BLE001 - a row says what went wrong
+                        wrong = traceback.format_exc()[-3000:]
+                put("api", database=kind, seed=options.seed + number, **facts, wrong=wrong)
+
+
 def disk(options: argparse.Namespace) -> None:
     """Fill a disk of a few megabytes at random moments and free it again."""
     with tempfile.TemporaryDirectory(prefix="reliability-") as made:
@@ -286,9 +306,13 @@ def staged(request: Request, folder: Path) -> tuple[JobSpec, Store]:
     return generating.asked_for(request, [source for source, _ in sources]), store
 
 
-def serve_attempts(spec: JobSpec, store_url: str, url: str) -> None:
-    """One side: job book, dispatcher and two workers, until the attempts are done."""
+def serve_attempts(spec: JobSpec, store_url: str, url: str, own: Path) -> None:
+    """One side: job book, dispatcher and two workers, until the attempts are done.
+
+    `own` then holds the CPU seconds of this process alone: book, dispatcher and transport, without the workers.
+    """
     processes.die_with_parent()
+    began = time.process_time()
     database, store = Database(url), Store(store_url)
     database.migrate()
     with database.transaction() as session:
@@ -297,6 +321,7 @@ def serve_attempts(spec: JobSpec, store_url: str, url: str) -> None:
     dispatcher = Dispatcher(database, store, [transport])
     dispatcher.run(lambda session: jobs.get(session, job_id).status not in (*jobs.TRYING, "validating"))
     dispatcher.close()
+    own.write_text(str(time.process_time() - began))
 
 
 def loop_attempts(spec: JobSpec, store_url: str, which: int) -> None:
@@ -334,18 +359,21 @@ def cpu_of(target: Callable[..., None], *arguments: Any) -> float:
     return (after.children_user + after.children_system) - (before.children_user + before.children_system)
 
 
-def side(name: str, task: str, attempts: int, kind: str, server: str | None) -> float:
-    """Return the CPU seconds of one side for so many attempts."""
+def side(name: str, task: str, attempts: int, kind: str, server: str | None) -> tuple[float, float]:
+    """Return the CPU seconds of one side for so many attempts, and those of the dispatcher's process among them."""
     with tempfile.TemporaryDirectory(prefix="reliability-") as made:
         folder = Path(made)
         spec, store = staged(request_of(task, attempts), folder)
         if name == "bare":
-            return cpu_of(loop, spec, store.url)
+            return cpu_of(loop, spec, store.url), 0.0
+        own = folder / "own"
         if kind == "sqlite":
-            return cpu_of(serve_attempts, spec, store.url, sqlite_url(folder / "book.db"))
-        assert server is not None
-        with postgres.fresh_database(server, f"cost_{os.getpid()}") as url:
-            return cpu_of(serve_attempts, spec, store.url, url)
+            spent = cpu_of(serve_attempts, spec, store.url, sqlite_url(folder / "book.db"), own)
+        else:
+            assert server is not None
+            with postgres.fresh_database(server, f"cost_{os.getpid()}") as url:
+                spent = cpu_of(serve_attempts, spec, store.url, url, own)
+        return spent, float(own.read_text())
 
 
 def overhead(options: argparse.Namespace) -> None:
@@ -361,9 +389,12 @@ def overhead(options: argparse.Namespace) -> None:
                 done = sum((r["task"], r["database"]) == (task, kind) for r in rows("overhead"))
                 for pair in range(done, options.pairs):
                     seconds: dict[str, float] = {}
+                    own_s = 0.0
                     # Which side comes first changes from pair to pair, so that a machine that warms up favours none.
                     for name in ("service", "bare") if pair % 2 else ("bare", "service"):
-                        seconds[name] = side(name, task, many, kind, server) - side(name, task, few, kind, server)
+                        big, small = (side(name, task, n, kind, server) for n in (many, few))
+                        seconds[name] = big[0] - small[0]
+                        own_s += big[1] - small[1]
                     each = {name: value / (many - few) for name, value in seconds.items()}
                     put(
                         "overhead",
@@ -375,6 +406,7 @@ def overhead(options: argparse.Namespace) -> None:
                         bare_s=round(each["bare"], 5),
                         percent=round(100 * (each["service"] / each["bare"] - 1), 2),
                         book_ms=round(1000 * (each["service"] - each["bare"]), 2),
+                        own_ms=round(1000 * own_s / (many - few), 3),
                     )
 
 
@@ -389,7 +421,8 @@ def render(_options: argparse.Namespace) -> None:
 
 def page() -> str:
     """Return the page."""
-    return "\n".join([HEAD, *_kills_part(), *_moments_part(), *_faults_part(), *_overhead_part(), ""])
+    parts = (_kills_part, _moments_part, _faults_part, _strangers_part, _answers_part, _estimates_part, _overhead_part)
+    return "\n".join([HEAD, *(line for part in parts for line in part()), ""])
 
 
 HEAD = """# What the service survives
@@ -421,7 +454,16 @@ def _kills_part() -> list[str]:
         "Resumed: from the death of the dispatcher to the next commit, its start and that of its workers included. An "
         "attempt whose worker was shot twice already is spared: a third time would make it `infra_poison`, by design."
     )
-    return [*lines, "", note, ""]
+    told = [r for r in rows("api") if not r["wrong"]]
+    lines += ["", note, ""]
+    if rows("api"):
+        lines.append(
+            f"The API alone, killed {sum(r['deaths'] for r in told)} times (SQLite and PostgreSQL) while a caller "
+            f"uploaded files and asked for jobs by name: {sum(r['cut_off'] for r in told)} requests were cut off and "
+            f"repeated, {sum(r['answered'] for r in told)} were answered; jobs missing or doubled: 0, rounds that went "
+            f"wrong: {len(rows('api')) - len(told)}."
+        )
+    return [*lines, ""]
 
 
 def _moments_part() -> list[str]:
@@ -463,25 +505,86 @@ def _faults_part() -> list[str]:
     return [*lines, ""]
 
 
+def _strangers_part() -> list[str]:
+    uploads, requests = _measured("uploads"), _measured("api_fuzz")
+    codes = ", ".join(f"{count:,} {code.replace('_', ' ')}" for code, count in uploads["by_code"].items())
+    files = (
+        f"Uploads (`{uploads['command']}`): {uploads['files']:,} crafted and mutated files, each read in the sandbox: "
+        f"{codes}. Bytes of a canary file that came out: {len(uploads['leaks'])}. A crash or a loop stays in the "
+        f"sandbox's process and is answered with a sentence. Most CPU time {uploads['max_cpu_s']:.2f} s, most wall "
+        f"time {uploads['max_seconds']:.1f} s (with other work on the machine), most memory {uploads['max_rss_mib']} "
+        f"MiB; under {uploads['level']}."
+    )
+    answers = (
+        f"Requests (`python -m tests.benchmarks.api_fuzz --cases 20000`): {requests['cases']:,} over "
+        f"{requests['operations']} operations; answers of 5xx: {len(requests['server_errors'])}, undocumented answers: "
+        f"{len(requests['undocumented'])}."
+    )
+    return ["## What strangers send", "", files, "", answers, ""]
+
+
+def _answers_part() -> list[str]:
+    lines = ["## How fast it answers", "", "| database | while | GET job, median | GET job, 99 % | largest job, 99 % |"]
+    lines.append("|---|---|---|---|---|")
+    measured = _measured("api_latency")
+    for kind, facts in measured.items():
+        for state in ("quiet", "with 20 commits a second"):
+            job, largest = facts[state]["GET job"], facts[state]["GET job, the largest"]
+            lines.append(
+                f"| {kind} | {state} | {job['p50_ms']:.1f} ms | {job['p99_ms']:.1f} ms | {largest['p99_ms']:.1f} ms |"
+            )
+    sizes = next(iter(measured.values()))
+    note = f"{sizes['jobs']:,} jobs and {sizes['attempts']:,} attempts (`python -m tests.benchmarks.api_latency`)."
+    return [*lines, "", note, ""]
+
+
+def _estimates_part() -> list[str]:
+    found = [json.loads(line) for line in estimates.ROWS.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        "## Do estimates keep their word",
+        "",
+        "| jobs | estimated from | inside the interval | of jobs | 95 % |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, said in (("attempts", "60 attempts"), ("episodes", "20 episodes, at most 60 attempts")):
+        inside = sum(estimates.judge(row)[kind]["inside"] for row in found)
+        _, low, high = wilson(inside, len(found))
+        lines.append(
+            f"| {said} | the first {estimates.PILOT} | {inside} | {len(found)} | {100 * low:.0f}-{100 * high:.0f} % |"
+        )
+    note = (
+        "Five tasks and variants at five levels of action noise, two seeds each, so that success rates from nearly "
+        "none to nearly all occur (`python -m tests.benchmarks.estimates`)."
+    )
+    return [*lines, "", note, ""]
+
+
+def _measured(name: str) -> dict[str, Any]:
+    return json.loads((ROWS.parent / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def _overhead_part() -> list[str]:
     lines = [
         "## What it costs",
         "",
-        "| attempts | database | pairs | bare, s | with the service, s | more | per attempt |",
+        "| attempts | database | pairs | bare, s | with the service, s | more (from to) | dispatcher alone | of bare |",
     ]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|---|")
     found = rows("overhead")
     for task, kind in dict.fromkeys((r["task"], r["database"]) for r in found):
         mine = [r for r in found if (r["task"], r["database"]) == (task, kind)]
-        middle = {k: statistics.median(r[k] for r in mine) for k in ("bare_s", "service_s", "percent", "book_ms")}
+        middle = {k: statistics.median(r[k] for r in mine) for k in ("bare_s", "service_s", "percent", "own_ms")}
+        spread = [r["percent"] for r in mine]
         lines.append(
             f"| {task} | {kind} | {len(mine)} | {middle['bare_s']:.3f} | {middle['service_s']:.3f} | "
-            f"{middle['percent']:.1f} % | {middle['book_ms']:.1f} ms |"
+            f"{middle['percent']:.1f} % ({min(spread):.0f} to {max(spread):.0f}) | {middle['own_ms']:.2f} ms | "
+            f"{middle['own_ms'] / middle['bare_s'] / 10:.1f} % |"
         )
     note = (
         "CPU seconds of an attempt: two workers in a bare loop, and two workers with dispatcher and job book around "
-        "them; medians over pairs. Starting is subtracted on both sides. `towers` has no physics: nearly nothing but "
-        "the book is left to see."
+        "them; medians over pairs. Starting is subtracted on both sides. The difference of sums over two busy cores "
+        "that share their arithmetic units is coarse; the dispatcher's process counted alone (job book, leases, "
+        "commits, messages) is not. `towers` has no physics: nearly nothing but the book is left to see."
     )
     return [*lines, "", note]
 
@@ -496,6 +599,7 @@ def main() -> None:
         ("moments", moments, {"--times": 20}),
         ("faults", faults, {"--errors": "ENOSPC,EIO", "--every": 1, "--jobs": 2}),
         ("disk", disk, {"--times": 40, "--seed": 1}),
+        ("api", api, {"--times": 50, "--seed": 1}),
         ("overhead", overhead, {"--pairs": 5, "--task": "lift,stack,towers"}),
         ("render", render, {}),
     ):  # fmt: skip

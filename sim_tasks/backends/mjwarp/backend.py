@@ -105,22 +105,29 @@ class MjwarpBackend:
         if num_envs < 1:
             raise BackendError(f"num_envs is {num_envs}; at least one environment is needed")
         wp.config.log_level = wp.LOG_ERROR  # Warp would report every kernel it loads, and a machine without a GPU
+        device = device or ("cuda:0" if wp.is_cuda_available() else "cpu")
+        if device not in (known := [d.alias for d in wp.get_devices()]):
+            raise BackendError(
+                f"the mjwarp backend was asked to compute on {device!r}; Warp finds {', '.join(known)} here"
+            )
         self.task, self.num_envs = task, num_envs
         self.losses: Counter[str] = Counter()
         self.world_steps = self.device_steps = 0
         self.simulator_seconds = 0.0
         self._host = RobosuiteBackend(task, control_mode="exact")
         self._host.reset(0, {}, np.random.default_rng(0))
-        self._model: mujoco.MjModel = copy.copy(self._host._model)  # noqa: SLF001 - robosuite has no public way
+        if len(robots := self._host.environment.robots) != 1:
+            raise BackendError(f"the mjwarp backend drives the arms of one robot; this scene has {len(robots)}")
+        self._model: mujoco.MjModel = copy.copy(self._host.model)
         self._data = mujoco.MjData(self._model)
         self._substeps: int = self._host._substeps  # noqa: SLF001
         self._worlds = Worlds(
             self._model,
-            self._host._robot,  # noqa: SLF001
+            robots[0],
             task.robot,
             worlds=num_envs,
             substeps=self._substeps,
-            device=device or ("cuda:0" if wp.is_cuda_available() else "cpu"),
+            device=device,
         )
         # Worlds nobody has started yet stand in a start as well: some scenes are crowded at the model's own default.
         ready = self._world_state(self._host.snapshot(0))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from factory.episodes import Episode
-from factory.errors import BackendError, SpecError
+from factory.errors import BackendError
 from factory.sim import SimBackend
-from factory.statistics import wilson
-
-SHARE = 0.02
-"""Part of the episodes that is run again unless told otherwise."""
+from factory.statistics import evenly, wilson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +50,14 @@ class CpuAgreement:
     low: float
     high: float
 
-    def summary(self) -> dict[str, float | int]:
-        """Return what a report publishes, JSON-ready."""
-        agreed = sum(run.stored == run.held for run in self.runs)
+    def summary(self) -> dict[str, Any]:
+        """Return what is published, JSON-ready; "differed" are attempt indices."""
+        differed = [run.index for run in self.runs if run.stored != run.held]
         return {
             "episodes": self.episodes,
             "run_again": len(self.runs),
-            "agreed": agreed,
+            "agreed": len(self.runs) - len(differed),
+            "differed": differed,
             "rate": self.rate if self.runs else 0.0,
             "low": self.low,
             "high": self.high,
@@ -66,27 +65,30 @@ class CpuAgreement:
         }
 
 
-def verify_on_cpu(episodes: Sequence[Episode], cpu: SimBackend, *, share: float = SHARE) -> CpuAgreement:
-    """Play the recorded actions of some episodes from their start snapshots on a CPU backend of their task.
-
-    The episodes are taken evenly over the attempt indices, and at least one is: no draw decides, so the same dataset
-    is always checked at the same places.
+def verify_on_cpu(episodes: Sequence[Episode], cpu: SimBackend, *, share: float) -> CpuAgreement:
+    """Run a share of the episodes again, taken evenly over their attempt indices; see `factory.statistics.evenly`.
 
     Raises:
         SpecError: the share is not within (0, 1].
         BackendError: an episode is of another task, or has no start.
     """
-    if not 0.0 < share <= 1.0:
-        raise SpecError(f"a share of {share} of the episodes was to be run again; it must be within (0, 1]")
     ordered = sorted(episodes, key=lambda episode: episode.index)
-    count = math.ceil(share * len(ordered) - 1e-9)
-    chosen = [ordered[(2 * k + 1) * len(ordered) // (2 * count)] for k in range(count)]
-    runs = tuple(_run_again(episode, cpu) for episode in chosen)
+    runs = [run_again(ordered[i], cpu) for i in evenly(len(ordered), share)]
+    return agreement_of(runs, episodes=len(ordered))
+
+
+def agreement_of(runs: Sequence[CpuRun], *, episodes: int) -> CpuAgreement:
+    """Return what some runs out of so many episodes say together."""
     rate, low, high = wilson(sum(run.stored == run.held for run in runs), len(runs))
-    return CpuAgreement(runs=runs, episodes=len(ordered), rate=rate, low=low, high=high)
+    return CpuAgreement(runs=tuple(runs), episodes=episodes, rate=rate, low=low, high=high)
 
 
-def _run_again(episode: Episode, cpu: SimBackend) -> CpuRun:
+def run_again(episode: Episode, cpu: SimBackend) -> CpuRun:
+    """Play the recorded actions of an episode from its start snapshot on a CPU backend of its task.
+
+    Raises:
+        BackendError: the episode is of another task, or has no start.
+    """
     if episode.start is None or episode.task != cpu.task.name:
         raise BackendError(
             f"episode {episode.index} is of task {episode.task!r} and {'has a' if episode.start else 'has no'} start; "

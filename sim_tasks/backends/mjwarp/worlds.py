@@ -236,6 +236,8 @@ class Worlds:
                 )
             except (NotImplementedError, ValueError) as error:
                 raise BackendError(f"MuJoCo Warp cannot simulate this scene: {error}") from error
+            except RuntimeError as error:  # Warp's word for memory that is not there
+                raise BackendError(f"{worlds} worlds do not fit on {self.device}; ask for fewer ({error})") from error
             # Sensors are read by nobody here; overflows are reported by us, not printed by a kernel.
             self._model.opt.disableflags |= int(mjw.DisableBit.SENSOR)
             self._model.opt.warn_overflow = 0
