@@ -7,11 +7,13 @@ here by hand, so that pandas is not needed to write them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from factory.episodes import Episode
@@ -137,10 +139,10 @@ def data_table(
         if name == "subtask_index":
             values = np.array([subtasks.index(subtask) for subtask in episode.subtasks], np.int64)[values]
         columns[name] = arrow_column(values.reshape(rows) if feature["shape"] == [1] else values)
-    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(_huggingface(features))})
+    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(huggingface_note(features))})
 
 
-def _huggingface(features: Mapping[str, Any]) -> dict[str, Any]:
+def huggingface_note(features: Mapping[str, Any]) -> dict[str, Any]:
     """Return the note by which `datasets` knows fixed lists; "Sequence" is understood before and after datasets 4."""
     described: dict[str, Any] = {}
     for name, feature in features.items():
@@ -190,3 +192,17 @@ def episodes_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def stats_document(stats: Mapping[str, Statistics]) -> dict[str, Any]:
     """Return `meta/stats.json`."""
     return {feature: {name: value.tolist() for name, value in entry.items()} for feature, entry in stats.items()}
+
+
+def read_picture_stats(root: Path, keys: Sequence[str]) -> Iterator[dict[str, Statistics]]:
+    """Yield, for every episode in order, the statistics of its pictures by feature of the camera."""
+    for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
+        with pq.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if name.startswith(tuple(f"stats/{k}/" for k in keys))]
+            for batch in file.iter_batches(100, columns=names):
+                for row in batch.to_pylist():
+                    found: dict[str, Statistics] = {key: {} for key in keys}
+                    for name, value in row.items():
+                        feature, _, stat = name.removeprefix("stats/").rpartition("/")
+                        found[feature][stat] = np.array(value)
+                    yield found

@@ -218,3 +218,34 @@ def _append(target: Any, stream: Any, packets: Iterator[Any], *, fps: Fraction, 
         target.mux(packet)
         count += 1
     return count
+
+
+def excerpt(path: Path, out: Path, *, first: int, frames: int) -> None:
+    """Copy `frames` frames of a video, from number `first` on, into a video of their own without encoding anything.
+
+    Raises DatasetError when the file has no such frames, or `first` is not a key frame.
+    """
+    with av.open(str(path)) as source, av.open(str(out), "w", format="mp4") as target:
+        video = source.streams.video[0]
+        fps = Fraction(video.average_rate or 0)
+        base = Fraction(video.time_base or 1)
+        stream = target.add_stream_from_template(video, opaque=True)
+        stream.time_base = 1 / fps
+        source.seek(round(first / fps / base), stream=video)
+
+        def wanted() -> Iterator[Any]:
+            left = frames
+            for packet in source.demux(video):
+                if left and packet.pts is not None and packet.pts * base * fps >= first:
+                    if left == frames and not packet.is_keyframe:
+                        raise DatasetError(
+                            f"video {path}: frame {first} is not a key frame, so nothing can begin there"
+                        )
+                    left -= 1
+                    yield packet
+                if not left:
+                    break
+
+        found = _append(target, stream, wanted(), fps=fps, offset=-first)
+    if found != frames:
+        raise DatasetError(f"video {path} has {found} frames from number {first} on, expected {frames}")

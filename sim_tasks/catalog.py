@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from factory.errors import SpecError, unknown_name
 from factory.specs import TaskSpec
-from sim_tasks.tasks import can, door, lift, square, stack, stack_three, two_arm_lift
+from sim_tasks.tasks import can, door, lift, square, stack, stack_three, two_arm_handover, two_arm_lift
 
 ENTRY_POINTS = "trajectory_factory.tasks"
 
@@ -23,6 +23,7 @@ TASKS: Mapping[str, TaskSpec] = {
     "can": can.TASK,
     "door": door.TASK,
     "two_arm_lift": two_arm_lift.TASK,
+    "two_arm_handover": two_arm_handover.TASK,
 }
 
 

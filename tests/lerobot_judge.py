@@ -111,7 +111,13 @@ def fields_of(path: str, name: str) -> set[str]:
 
 def check_commands(commands: dict[str, str]) -> None:
     """Every flag of every command is a field that this lerobot knows."""
-    classes = {"act": "ACTConfig", "diffusion": "DiffusionConfig", "smolvla": "SmolVLAConfig", "pi0": "PI0Config"}
+    classes = {
+        "act": "ACTConfig",
+        "diffusion": "DiffusionConfig",
+        "smolvla": "SmolVLAConfig",
+        "pi0": "PI0Config",
+        "groot": "GrootConfig",
+    }
     for policy, command in commands.items():
         program, *flags = shlex.split(command)
         assert program == "lerobot-train"

@@ -379,7 +379,7 @@ def test_robomimic_gets_actions_states_and_scene(tmp_path: Path) -> None:
 
 def test_commands_name_the_dataset_and_its_columns(dataset: Path) -> None:
     training = training_commands(dataset, repo_id="me/lift")
-    assert set(training.commands) == {"act", "diffusion", "smolvla", "pi0"}
+    assert set(training.commands) == {"act", "diffusion", "smolvla", "pi0", "groot"}
     assert all(
         f"--dataset.root={dataset}" in command and "me/lift" in command for command in training.commands.values()
     )

@@ -34,7 +34,7 @@ def scene(task: TaskSpec, hand=(0.0, 0.0, 2.0), touching=(), joints=None, **posi
     at = {name: poses.pose(np.eye(3), np.array(xyz))[None] for name, xyz in (far_off | positions).items()}
     return SceneState(
         T_world_object=at,
-        T_world_eef={"right": poses.pose(np.eye(3), np.array(hand, float))[None]},
+        T_world_eef={eef: poses.pose(np.eye(3), np.array(hand, float))[None] for eef in task.robot.eefs},
         T_world_base={"right": np.eye(4)},
         joints={name: np.full((1, 1), value) for name, value in (joints or {}).items()},
         contacts={f"{a}|{b}": np.array([(a, b) in touching or (b, a) in touching]) for a, b in task.scene.contacts},
@@ -56,24 +56,28 @@ def test_a_task_is_consistent(task: TaskSpec):
     assert task.description
     assert task.scene.clearances_mm
     assert min(task.scene.clearances_mm.values()) > 0
-    groups = set(task.scene.objects) | set(FINGERS)
+    hands = {group for eef in task.robot.eefs.values() for group in (*eef.fingers, *eef.touch)}
+    groups = set(task.scene.objects) | set(task.scene.contact_groups) | hands
     assert {side for pair in task.scene.contacts for side in pair} <= groups
     ours = set(task.scene.objects) | set(task.signals)
     assert set(task.aliases.values()) <= ours
-    for obj in task.held:
-        assert {(obj, finger) for finger in FINGERS} <= set(task.scene.contacts)
+    for key in task.held:
+        eef, _, obj = key.rpartition(":")
+        fingers = [set(task.robot.eefs[name].fingers) for name in ([eef] if eef else task.robot.eefs)]
+        assert any({(obj, finger) for finger in group} <= set(task.scene.contacts) for group in fingers)
 
 
 @EVERY_TASK
 def test_what_is_grasped_is_what_is_carried_next(task: TaskSpec):
-    chain = task.subtasks["right"]
-    for before, after in pairwise(chain):
-        if before.grasps:
-            assert after.carries == before.grasps
-    for subtask in chain:
-        assert {subtask.grasps, subtask.carries} - {None} <= set(task.held)
-        low, high = subtask.end_jitter_steps
-        assert (low, high) == (0, 0) or 0 < low < high
+    for eef, chain in task.subtasks.items():
+        for before, after in pairwise(chain):
+            if before.grasps:
+                assert after.carries == before.grasps
+        for subtask in chain:
+            for obj in {subtask.grasps, subtask.carries} - {None}:
+                assert task.held_by(eef, obj) is not None
+            low, high = subtask.end_jitter_steps
+            assert (low, high) == (0, 0) or 0 < low < high
 
 
 @EVERY_TASK

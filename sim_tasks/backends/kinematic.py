@@ -191,8 +191,7 @@ class KinematicBackend:
                 self._targets[env][name] = (command.T_world_eef[step], np.asarray(command.gripper[step], float))
                 noise = command.action_noise[step]
             else:
-                opened = np.full(eef.gripper_action[1] - eef.gripper_action[0], -eef.gripper_closed)
-                self._targets[env].setdefault(name, (here, opened))
+                self._targets[env].setdefault(name, (here, np.array(eef.opens)))
                 noise = np.zeros(6)
             target, gripper = self._targets[env][name]
             action[slice(*eef.arm_action)] = actions.execute(here, target, noise, np.eye(4), eef)

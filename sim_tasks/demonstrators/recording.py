@@ -16,7 +16,7 @@ from factory.placements import sample_placements
 from factory.scene import SceneState, concatenate, take
 from factory.sim import Block, BlockResult, Hold, SimBackend
 from factory.specs import ResetSpec, TaskSpec
-from sim_tasks.demonstrators import can, cubes, door, square, two_arm_lift
+from sim_tasks.demonstrators import can, cubes, door, square, two_arm_handover, two_arm_lift
 from sim_tasks.demonstrators.hands import DuetOf, Now
 from sim_tasks.demonstrators.strokes import Script, ScriptOf, block, draw_style
 
@@ -36,6 +36,7 @@ SCRIPTS: Mapping[str, ScriptOf] = {
 
 DUETS: Mapping[str, DuetOf] = {
     "two_arm_lift": two_arm_lift.lift,
+    "two_arm_handover": two_arm_handover.hand_over,
 }
 """Scripts for robots with two arms."""
 

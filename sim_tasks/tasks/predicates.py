@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from factory import poses
 from factory.scene import Predicate, SceneState
 
 FINGERS = ("right_finger1", "right_finger2")
@@ -108,3 +109,30 @@ def upright(obj: str, most_rad: float) -> Predicate:
         return state.T_world_object[obj][:, 2, 2] > np.cos(most_rad)
 
     return is_upright
+
+
+def away(obj: str, eef: str, distance_m: float = AWAY_M) -> Predicate:
+    """True while a hand's grip frame is farther from the object's frame than a distance."""
+
+    def is_away(state: SceneState) -> NDArray[np.bool_]:
+        return np.linalg.norm(state.T_world_eef[eef][:, :3, 3] - state.position(obj), axis=-1) > distance_m
+
+    return is_away
+
+
+def inside(
+    obj: str,
+    of: str,
+    low_m: tuple[float, float, float],
+    high_m: tuple[float, float, float],
+    *,
+    point_m: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Predicate:
+    """True while a point of the object, given in its frame, is inside a box that turns with another object's frame."""
+
+    def is_inside(state: SceneState) -> NDArray[np.bool_]:
+        T = poses.inverse(state.T_world_object[of]) @ state.T_world_object[obj]
+        here = T[:, :3, :3] @ np.array(point_m) + T[:, :3, 3]
+        return np.all((here > np.array(low_m)) & (here < np.array(high_m)), axis=-1)
+
+    return is_inside

@@ -98,6 +98,6 @@ TASK = TaskSpec(
     },
     constraints=(Coordination(subtasks={"right": "lift", "left": "lift"}),),
     signals={"right_holds": _RIGHT, "left_holds": _LEFT},
-    held={"pot": every(_RIGHT, _LEFT)},
+    held={"right:pot": _RIGHT, "left:pot": _LEFT},
     success=every(above("pot", _TABLE_M + _LIFTED_M), upright("pot", math.radians(15)), _RIGHT, _LEFT),
 )

@@ -1,0 +1,301 @@
+"""The LeRobot v2.1 layout, as GR00T reads it: one parquet file and one clip a camera for each episode.
+
+What readers trip over is avoided here: time starts at 0, features of cameras carry both blocks about their video and
+"channel" among their names, every statistic that GR00T asks for is there (or it would overwrite the file), and files
+of videos are links to, or packet copies of, what was encoded before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from factory.durable import make_parent, write_json
+from factory.errors import DatasetError
+from factory.lerobot import INDEX_FEATURES, huggingface_note
+from factory.statistics import Statistics, feature_statistics, streamed_statistics
+from factory.tables import arrow_column, numpy_column
+from factory.video import excerpt
+
+VERSION = "v2.1"
+CHUNK = 1000
+"""Episodes per chunk folder."""
+
+DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+INFO_PATH, STATS_PATH, MODALITY_PATH = "meta/info.json", "meta/stats.json", "meta/modality.json"
+TASKS_PATH, EPISODES_PATH = "meta/tasks.jsonl", "meta/episodes.jsonl"
+EPISODE_STATS_PATH, RELATIVE_STATS_PATH = "meta/episodes_stats.jsonl", "meta/relative_stats.json"
+
+_EPISODE_STATS = ("min", "max", "mean", "std", "count")
+_STATS = ("mean", "std", "min", "max", "q01", "q99")
+"""Exactly what GR00T N1.5 accepts; one entry more or less and it makes the file anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """Where the frames of one episode and camera are.
+
+    Attributes:
+        path: a video.
+        first: number of the episode's first frame in it.
+        alone: whether the file holds nothing but this episode.
+    """
+
+    path: Path
+    first: int = 0
+    alone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """One episode on its way into a v2.1 set.
+
+    Attributes:
+        columns: column -> ``(T, n)`` or ``(T,)``; what the writer adds (time stamps, indices) is not among them.
+        annotations: name without the "annotation." prefix -> the text that holds for all rows.
+        instruction: what the robot was told; `task_index` counts it.
+        footage: feature of a camera -> its frames.
+        picture_stats: feature of a camera -> statistics of its frames; cameras without any are left out.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+    annotations: Mapping[str, str]
+    instruction: str
+    footage: Mapping[str, Footage]
+    picture_stats: Mapping[str, Statistics] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+def video_feature(*, height: int, width: int, fps: int) -> dict[str, Any]:
+    """Return the feature of a camera, H.264, with LeRobot's block about its video and with the older one."""
+    facts = {
+        "video.fps": float(fps),
+        "video.height": height,
+        "video.width": width,
+        "video.channels": 3,
+        "video.codec": "h264",
+        "video.pix_fmt": "yuv420p",
+        "video.is_depth_map": False,
+        "has_audio": False,
+    }
+    # "channel" sends GR00T to video_info, where it finds the rate; lerobot wants info.
+    names = ["height", "width", "channel"]
+    return {"dtype": "video", "shape": [height, width, 3], "names": names, "info": facts, "video_info": facts}
+
+
+def write_set(
+    folder: Path,
+    episodes: Iterable[Rows],
+    *,
+    robot_type: str,
+    fps: int,
+    names: Mapping[str, Sequence[str]],
+    cameras: Mapping[str, tuple[int, int]],
+    modality: Mapping[str, Any],
+    relative: Mapping[str, tuple[tuple[str, int, int], tuple[str, int, int]]],
+    horizon: int,
+) -> int:
+    """Write episodes, one after the other, into an empty folder and return how many; `info.json` comes last.
+
+    Args:
+        folder: where; see `durable.staging`.
+        episodes: in the order they get their numbers; all with the same columns and cameras.
+        robot_type: as info.json names it.
+        fps: rows per second.
+        names: column -> names of its elements.
+        cameras: feature -> height and width.
+        modality: `meta/modality.json`.
+        relative: key -> where its state and its action are: column, start, stop. Their difference is described for
+            each of `horizon` steps ahead.
+        horizon: see relative.
+
+    Raises:
+        DatasetError: there is no episode, or a video does not have the frames its episode needs.
+    """
+    tasks: dict[str, int] = {}
+    features: dict[str, Any] = {}
+    index = total = 0
+    make_parent(folder / EPISODES_PATH)
+    with (folder / EPISODES_PATH).open("w") as lines, (folder / EPISODE_STATS_PATH).open("w") as stats:
+        for rows in episodes:
+            table = _table(rows, tasks, fps=fps, index=index, first=total)
+            features = features or _features(table, rows, names, cameras, fps)
+            note = {"huggingface": json.dumps(huggingface_note(features))}
+            path = make_parent(folder / DATA_PATH.format(episode_chunk=index // CHUNK, episode_index=index))
+            pq.write_table(table.replace_schema_metadata(note), path, use_dictionary=False)
+            for key, footage in rows.footage.items():
+                place = VIDEO_PATH.format(episode_chunk=index // CHUNK, video_key=key, episode_index=index)
+                _film(footage, make_parent(folder / place), frames=len(rows))
+            lines.write(_line({"episode_index": index, "tasks": [rows.instruction], "length": len(rows)}))
+            stats.write(_line({"episode_index": index, "stats": _episode_stats(table, rows.picture_stats)}))
+            index, total = index + 1, total + len(rows)
+    if not index:
+        raise DatasetError("there is no episode to write; at least one is needed")
+    (folder / TASKS_PATH).write_text("".join(_line({"task_index": i, "task": t}) for t, i in tasks.items()))
+    write_json(folder / MODALITY_PATH, dict(modality))
+    _write_stats(folder, index, features)
+    _write_relative(folder, index, relative, horizon)
+    chunks = -(-index // CHUNK)
+    info = {
+        "codebase_version": VERSION,
+        "robot_type": robot_type,
+        "total_episodes": index,
+        "total_frames": total,
+        "total_tasks": len(tasks),
+        "total_videos": index * len(cameras),
+        "total_chunks": chunks,
+        "chunks_size": CHUNK,
+        "fps": fps,
+        "splits": {"train": f"0:{index}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH if cameras else None,
+        "features": features,
+    }
+    write_json(folder / INFO_PATH, info)
+    return index
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _table(rows: Rows, tasks: dict[str, int], *, fps: int, index: int, first: int) -> pa.Table:
+    """Return an episode's rows; texts it is the first to use are entered into `tasks`."""
+    count = len(rows)
+    frame = np.arange(count, dtype=np.int64)
+
+    def number(text: str) -> NDArray[np.int64]:
+        return np.full(count, tasks.setdefault(text, len(tasks)), np.int64)
+
+    task_index = number(rows.instruction)
+    columns = {
+        **rows.columns,
+        **{f"annotation.{name}": number(text) for name, text in rows.annotations.items()},
+        "timestamp": (frame / fps).astype(np.float32),
+        "frame_index": frame,
+        "episode_index": np.full(count, index, np.int64),
+        "index": first + frame,
+        "task_index": task_index,
+    }
+    return pa.table({name: arrow_column(values) for name, values in columns.items()})
+
+
+def _features(
+    table: pa.Table, rows: Rows, names: Mapping[str, Sequence[str]], cameras: Mapping[str, tuple[int, int]], fps: int
+) -> dict[str, Any]:
+    features: dict[str, Any] = {}
+    for name in table.column_names:
+        if name in INDEX_FEATURES:
+            features[name] = dict(INDEX_FEATURES[name])
+            continue
+        values = numpy_column(table.column(name))
+        shape = list(values.shape[1:]) or [1]
+        called = list(names[name]) if name in names else None
+        features[name] = {"dtype": values.dtype.name, "shape": shape, "names": called}
+    for key, (height, width) in cameras.items():
+        if key not in rows.footage:
+            raise DatasetError(f"the first episode has no frames of {key!r}; found {', '.join(rows.footage) or 'none'}")
+        features[key] = video_feature(height=height, width=width, fps=fps)
+    return features
+
+
+def _film(footage: Footage, out: Path, *, frames: int) -> None:
+    """Make a clip of an episode's frames: the same file under another name, or a copy of its packets."""
+    if not footage.alone:
+        excerpt(footage.path, out, first=footage.first, frames=frames)
+        return
+    try:
+        os.link(footage.path.resolve(), out)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(footage.path, out)
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def _episode_stats(table: pa.Table, pictures: Mapping[str, Statistics]) -> dict[str, Any]:
+    """Return statistics of one episode. Quantiles of parts do not merge, so v2.1 has none and none are given."""
+    found = {
+        name: feature_statistics(_numbers(numpy_column(table.column(name)))) for name in table.column_names
+    } | dict(pictures)
+    return {name: {key: stats[key].tolist() for key in _EPISODE_STATS} for name, stats in found.items()}
+
+
+def _numbers(values: NDArray[Any]) -> NDArray[Any]:
+    table = values.reshape(len(values), -1)
+    return table.astype(np.float64) if table.dtype.kind in "biu" else table
+
+
+def _files(folder: Path, episodes: int) -> Iterator[Path]:
+    for index in range(episodes):
+        yield folder / DATA_PATH.format(episode_chunk=index // CHUNK, episode_index=index)
+
+
+def _write_stats(folder: Path, episodes: int, features: Mapping[str, Any]) -> None:
+    """Write `meta/stats.json`: exact statistics of all rows, of every column that is in the data files."""
+    found: dict[str, Any] = {}
+    columns = {name: feature for name, feature in features.items() if feature["dtype"] != "video"}
+    for dtype in dict.fromkeys(feature["dtype"] for feature in columns.values()):
+        widths = {n: int(np.prod(f["shape"])) for n, f in columns.items() if f["dtype"] == dtype}
+        stats = streamed_statistics(_side_by_side(folder, episodes, list(widths)))
+        stops = np.cumsum(list(widths.values())).tolist()
+        for (name, width), stop in zip(widths.items(), stops, strict=True):
+            found[name] = {key: stats[key][stop - width : stop].tolist() for key in _STATS}
+    write_json(folder / STATS_PATH, {name: found[name] for name in columns})
+
+
+def _side_by_side(folder: Path, episodes: int, names: list[str]) -> Callable[[], Iterator[NDArray[Any]]]:
+    def blocks() -> Iterator[NDArray[Any]]:
+        for path in _files(folder, episodes):
+            table = pq.read_table(path, columns=names)
+            yield np.concatenate([_numbers(numpy_column(table.column(name))) for name in names], axis=1)
+
+    return blocks
+
+
+def _write_relative(
+    folder: Path,
+    episodes: int,
+    keys: Mapping[str, tuple[tuple[str, int, int], tuple[str, int, int]]],
+    horizon: int,
+) -> None:
+    """Write how far actions 0 to `horizon` - 1 steps ahead are from the present state: ``(horizon, n)`` per key.
+
+    Only windows that lie whole within an episode count, as in GR00T's own script.
+    """
+    found: dict[str, Any] = {}
+    for key, (state, action) in keys.items():
+        blocks = _differences(folder, episodes, state, action, horizon)
+        if not any(len(block) for block in blocks()):
+            continue  # every episode is shorter than the horizon
+        stats = streamed_statistics(blocks)
+        found[key] = {name: stats[name].reshape(horizon, -1).tolist() for name in _STATS}
+    if found:
+        write_json(folder / RELATIVE_STATS_PATH, found)
+
+
+def _differences(
+    folder: Path, episodes: int, state: tuple[str, int, int], action: tuple[str, int, int], horizon: int
+) -> Callable[[], Iterator[NDArray[np.float32]]]:
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for path in _files(folder, episodes):
+            table = pq.read_table(path, columns=list(dict.fromkeys((state[0], action[0]))))
+            seen, done = (numpy_column(table.column(c))[:, a:b].astype(np.float32) for c, a, b in (state, action))
+            count = max(0, len(seen) - horizon + 1)
+            ahead = [done[k : k + count] - seen[:count] for k in range(horizon)]
+            yield np.concatenate(ahead, axis=1)
+
+    return blocks
