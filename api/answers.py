@@ -172,7 +172,7 @@ class Dataset(BaseModel):
     object: Literal["dataset"] = "dataset"
     id: str
     job_id: str
-    kind: Literal["lerobot", "robomimic"]
+    kind: Literal["lerobot", "robomimic", "gr00t"]
     name: str
     episodes: int
     frames: int

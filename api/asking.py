@@ -92,11 +92,15 @@ def enter(service: Service, asked: JobRequest, caller: Caller, *, name: str | No
 
 
 def _task(asked: JobRequest) -> str:
-    """Check that task and variant exist."""
+    """Check that task and variant exist, and that the robot can do the task."""
     try:
         task = find_task(asked.task)
     except SpecError as error:
         raise ServiceError(str(error), status=422, code="unknown_task", field="task", found=asked.task) from error
+    try:
+        find_task(asked.task, asked.robot)
+    except SpecError as error:
+        raise ServiceError(str(error), status=422, code="unfit_robot", field="robot", found=asked.robot) from error
     variant = asked.variant or asked.generation.variant
     try:
         task.reset(variant)

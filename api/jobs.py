@@ -134,7 +134,7 @@ def export(
         session: of the caller's transaction.
         parent_id: the dataset.
         spec: of the job that made it, with the rendering that is wanted now.
-        to: "lerobot", or "robomimic", which has no pictures.
+        to: "lerobot"; "robomimic", which has no pictures; or "gr00t", with the pictures that are there.
         name: for people.
         key_id: who asked.
         command: how it was asked, for the dataset's record.
@@ -157,7 +157,7 @@ def export(
     tell(session, job, "job.created", {"task": spec.task, "purpose": "export", "parent": parent_id, "to": to})
     _enter(session, job, "queued", at)
     session.flush()
-    if to == "robomimic":
+    if to != "lerobot":
         start_finalizing(session, job)
     else:
         payload = {"key": f"datasets/{parent_id}"}

@@ -12,6 +12,7 @@ from api.requests import request_of
 from api.specs import JobSpec
 from api.tables import Job
 from factory.specs import RenderSpec
+from sim_tasks.catalog import views_of
 
 
 class Reproduce(BaseModel):
@@ -67,6 +68,7 @@ def reproduce(job: Job, spec: JobSpec, base_url: str) -> Reproduce:
 
 def _command(spec: JobSpec, asked: dict[str, Any], *, has_files: bool) -> tuple[str, list[str]]:
     words, missing = ["factory", "generate", spec.task], []
+    words += ["--robot", spec.robot] if spec.robot else []
     if has_files:
         for source in spec.sources:
             words += ["--demos", source.name]
@@ -85,21 +87,21 @@ def _command(spec: JobSpec, asked: dict[str, Any], *, has_files: bool) -> tuple[
             words += ["--top-k", str(spec.generation.selection.top_k)] if spec.generation.selection else []
         else:
             missing.append(f"generation.{name}")
-    words += _render(spec.render, missing)
+    words += _render(spec.render, views_of(spec.task), missing)
     words += ["--keep-failed"] if spec.keep_failed else []
     words += ["--backend", spec.backend] if spec.backend != "robosuite" else []
     words += ["--worlds", str(spec.worlds)] if spec.worlds is not None else []
     words += ["--device", spec.device] if spec.device is not None else []
-    words += ["--out", f"datasets/{spec.task}"]
+    words += ["--out", f"datasets/{spec.task}-{spec.robot}" if spec.robot else f"datasets/{spec.task}"]
     missing += [name for name in ("min_success_after", "formats", "mixed") if name in asked]
     return shlex.join(words), missing
 
 
-def _render(render: RenderSpec | None, missing: list[str]) -> list[str]:
+def _render(render: RenderSpec | None, cameras: tuple[str, ...], missing: list[str]) -> list[str]:
     if render is None:
         return ["--cameras", ""]
     usual, words = RenderSpec(), []
-    if render.cameras != usual.cameras:
+    if render.cameras != cameras:
         words += ["--cameras", ",".join(render.cameras)]
     if render.extras:
         words += ["--extras", ",".join(render.extras)]

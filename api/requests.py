@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, St
 
 from api.keys import Quota, Scope
 from api.specs import MOST_WORLDS, Device, Format, JobSpec, SourceFile
-from factory.specs import Extra, GenerationSpec, RenderSpec, Selection, SelectionStrategy
+from factory.specs import Extra, GenerationSpec, RenderSpec, Selection, SelectionStrategy, TaskSpec
+from sim_tasks.catalog import find_task, views_of
 
 MOST = 1_000_000_000
 """No count of a request is larger: what is computed from it stays within 64 bits."""
@@ -98,7 +99,9 @@ class GenerationSettings(Body):
 class RenderSettings(Body):
     """Cameras and quality of the videos; see `factory.specs.RenderSpec`."""
 
-    cameras: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)] = ("agentview", "robot0_eye_in_hand")
+    cameras: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)] | None = Field(
+        default=None, description="Omitted or null: the cameras that the task itself names."
+    )
     width: Annotated[int, Field(ge=16, le=4096, multiple_of=2)] = 256
     height: Annotated[int, Field(ge=16, le=4096, multiple_of=2)] = 256
     preset: Literal["faithful", "fast"] = "faithful"
@@ -110,9 +113,9 @@ class RenderSettings(Body):
         default=(), description="Also keep these of every picture, exactly."
     )
 
-    def spec(self) -> RenderSpec:
-        """Return the specification."""
-        fields: dict[str, Any] = self.model_dump()
+    def spec(self, task: TaskSpec) -> RenderSpec:
+        """Return the specification for a task."""
+        fields: dict[str, Any] = {**self.model_dump(), "cameras": self.cameras or task.views}
         return RenderSpec(**fields)
 
 
@@ -135,6 +138,11 @@ class JobRequest(Body):
         }
     )
     task: Name = Field(description="A task's name; `GET /v1/tasks` lists them.")
+    robot: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$")] = Field(
+        default="",
+        description="Have another robot do it, such as `UR5e`; the demonstrations are still those of the task's own "
+        "robot. `GET /v1/tasks` says which that is.",
+    )
     files: Annotated[tuple[Id, ...], Field(max_length=100)] = Field(
         default=(), description="Files of demonstrations; empty for the demonstrations shipped with the task."
     )
@@ -150,7 +158,7 @@ class JobRequest(Body):
     variant: Name | None = Field(default=None, description="Distribution of starts; `generation.variant`.")
     generation: GenerationSettings = GenerationSettings()
     render: RenderSettings | None = Field(default=RenderSettings(), description="Null makes a dataset without images.")
-    formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=2)] = ("lerobot",)
+    formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=3)] = ("lerobot",)
     keep_failed: bool = False
     mixed: bool = Field(default=False, description="Let machines of different kinds work on it; see the guide.")
     backend: Literal["robosuite", "robosuite/exact", "mjwarp", "kinematic"] = Field(
@@ -190,6 +198,7 @@ class JobRequest(Body):
         """
         return JobSpec(
             task=self.task,
+            robot=self.robot,
             sources=tuple(sources),
             generation=self.generation.spec(variant=self.variant, seed=self.seed),
             backend=self.backend,
@@ -202,7 +211,7 @@ class JobRequest(Body):
             min_success_rate=self.min_success_rate,
             min_success_after=self.min_success_after,
             keep_failed=self.keep_failed,
-            render=None if self.render is None else self.render.spec(),
+            render=None if self.render is None else self.render.spec(find_task(self.task)),
             formats=tuple(dict.fromkeys(self.formats)),
             mixed=self.mixed,
         )
@@ -223,7 +232,10 @@ def request_of(spec: JobSpec, file_ids: Sequence[str]) -> dict[str, Any]:
         if name in fields and name not in ("task", "sources", "generation", "render"):
             asked[name] = fields[name]
     asked["generation"] = dataclasses.asdict(spec.generation)
-    asked["render"] = None if spec.render is None else dataclasses.asdict(spec.render)
+    asked["render"] = None
+    if spec.render is not None:
+        usual = spec.render.cameras == views_of(spec.task)
+        asked["render"] = {**dataclasses.asdict(spec.render), **({"cameras": None} if usual else {})}
     if spec.attempts is not None:
         del asked["max_attempts"]
     said = JobRequest.model_validate(asked).model_dump(mode="json", exclude_defaults=True)

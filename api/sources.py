@@ -16,6 +16,7 @@ from api.store import Store
 from api.tables import File
 from factory.durable import sha256_file
 from factory.errors import ServiceError
+from sim_tasks.catalog import family_of
 
 
 def file_key(sha256: str) -> str:
@@ -86,7 +87,7 @@ def _unfit(position: int, found: str, code: str, message: str, allowed: str) -> 
 
 
 def _seeds(task: str) -> Path:
-    return Path(str(resources.files("sim_tasks") / "seeds" / f"{task}.hdf5"))
+    return Path(str(resources.files("sim_tasks") / "seeds" / f"{family_of(task)}.hdf5"))
 
 
 @cache

@@ -17,8 +17,8 @@ from factory.specs import GenerationSpec, RenderSpec, Selection
 Cuts = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Demo name -> end effector -> the step each of its subtasks stops at, the demo's end excluded."""
 Purpose = Literal["generate", "estimate", "export"]
-Format = Literal["lerobot", "robomimic"]
-FORMATS: tuple[Format, ...] = ("lerobot", "robomimic")
+Format = Literal["lerobot", "robomimic", "gr00t"]
+FORMATS: tuple[Format, ...] = ("lerobot", "robomimic", "gr00t")
 Device = Literal["cuda:0", "cpu"]
 DEVICES: tuple[Device, ...] = ("cuda:0", "cpu")
 """Workers see one GPU each, so it is always their first; which one that is, is the pool's business."""
@@ -55,6 +55,7 @@ class JobSpec:
 
     Attributes:
         task: task name.
+        robot: who does it, by a robot's name; empty for the task's own robot. The demonstrations are the own robot's.
         sources: where the demonstrations come from, in order.
         generation: variant, seed and every setting of the recipe.
         episodes: stop after this many successes in index order; None with `attempts`.
@@ -80,6 +81,7 @@ class JobSpec:
     backend: str = "robosuite"
     worlds: int | None = None
     device: Device | None = None
+    robot: str = ""
     episodes: int | None = None
     attempts: int | None = None
     max_attempts: int = 0
@@ -164,6 +166,8 @@ class JobSpec:
     def workbench(self) -> str:
         """Return a digest of what a worker opens for it: equal for jobs that differ in when to stop or in form."""
         asked = {"task": self.task, "backend": self.backend, "generation": dataclasses.asdict(self.generation)}
+        if self.robot:
+            asked |= {"robot": self.robot}
         if self.environments > 1:
             asked |= {"worlds": self.environments, "device": self.computes_on}
         sources = [dataclasses.asdict(source) for source in self.sources]

@@ -277,7 +277,7 @@ class Dataset(Table, table=True):
     """A finished dataset in one form.
 
     Attributes:
-        kind: "lerobot" or "robomimic".
+        kind: "lerobot", "robomimic" or "gr00t".
         key: its folder in the store.
         facts: what people want to know first: episodes, frames, cameras, success rate.
         digest: equal for equal rows and provenance, whatever machine, hour or number of workers made them.

@@ -203,6 +203,10 @@ def _check_data(root: Path, number: int, rows: EpisodeRows, info: Mapping[str, A
     ranges = {"task_index": tasks}
     if "subtask_index" in info["features"]:
         ranges["subtask_index"] = len(read_parquet(root / lerobot.SUBTASKS_PATH))
+    for name in info["features"]:
+        eef = name.removeprefix("subtask_index.")
+        if eef != name and (named := root / lerobot.ARM_SUBTASKS_PATH.format(eef=eef)).exists():
+            ranges[name] = len(read_parquet(named))
     lengths = rows.column("length").tolist()
     groups = [group.num_rows for group in _row_groups(path)]
     if groups != lengths:

@@ -83,6 +83,7 @@ class _Entry:
         look: shared by all shards that look alike.
         instruction: likewise shared.
         subtasks: likewise shared.
+        arm_subtasks: likewise shared; of each end effector, where there are several.
         sizes: bytes of its rows, then of each camera's clip, then of each layer.
     """
 
@@ -91,6 +92,7 @@ class _Entry:
     look: _Look
     instruction: str
     subtasks: tuple[str, ...]
+    arm_subtasks: tuple[tuple[str, tuple[str, ...]], ...]
     sizes: tuple[int, ...]
 
 
@@ -102,6 +104,7 @@ class _Names:
     fps: int
     tasks: Sequence[str]
     subtasks: Sequence[str]
+    arm_subtasks: Mapping[str, Sequence[str]]
     cameras: Sequence[str]
     render: str | None
     extras: Mapping[str, Any]
@@ -187,6 +190,8 @@ def _entries(shards: Iterable[Path], render: str | None) -> tuple[list[_Entry], 
         layers, about = read_layers(shard, str(render), check=False) if settings.get("extras") else ([], {})
         look = _look_of(document, clips, describe_layers(layers, about) if layers else {})
         instruction, subtasks = document["instruction"], tuple(document["subtasks"])
+        chains = document["provenance"].get("subtasks", {})
+        arm_subtasks = tuple((eef, tuple(chain)) for eef, chain in sorted(chains.items()))
         entries.append(
             _Entry(
                 shard=shard,
@@ -194,6 +199,7 @@ def _entries(shards: Iterable[Path], render: str | None) -> tuple[list[_Entry], 
                 look=looks.setdefault(json_bytes(vars(look)), look),
                 instruction=words.setdefault(instruction, instruction),
                 subtasks=words.setdefault(subtasks, subtasks),
+                arm_subtasks=words.setdefault(arm_subtasks, arm_subtasks),
                 sizes=(
                     _data_bytes(document),
                     *(clip.path.stat().st_size for _, clip in sorted(clips.items())),
@@ -212,7 +218,7 @@ def _data_bytes(document: Mapping[str, Any]) -> int:
     width = sum(
         np.dtype(c["dtype"]).itemsize * int(np.prod(c["shape"], dtype=int)) for c in document["columns"].values()
     )
-    return document["rows"] * (width + 36)  # the writer's own five columns are 36 bytes
+    return document["rows"] * (width + 37)  # the writer's own six columns are 37 bytes
 
 
 def _look_of(document: Mapping[str, Any], clips: Mapping[str, Clip], extras: Mapping[str, Any]) -> _Look:
@@ -238,6 +244,9 @@ def _agree(entries: Sequence[_Entry], render: str | None) -> _Names:
         if name.startswith(("observation.", "action")) and feature["dtype"] not in ("float32", "video"):
             raise DatasetError(f"column {name!r} is {feature['dtype']}; what policies read and write must be float32")
     for entry in entries:
+        if entry.arm_subtasks != first.arm_subtasks:
+            found, wanted = dict(entry.arm_subtasks), dict(first.arm_subtasks)
+            raise DatasetError(f"shard {entry.shard}: the arms' subtasks are {found}, in {first.shard} {wanted}")
         if entry is first or entry.look is not first.look:
             _check_alike(entry, first)
     return _Names(
@@ -245,6 +254,7 @@ def _agree(entries: Sequence[_Entry], render: str | None) -> _Names:
         fps=int(rate),
         tasks=list(dict.fromkeys(entry.instruction for entry in entries)),
         subtasks=list(dict.fromkeys(name for entry in entries for name in entry.subtasks)),
+        arm_subtasks=dict(entries[0].arm_subtasks),
         cameras=sorted(first.look.clip_fps),
         render=render,
         extras=first.look.extras,
@@ -486,6 +496,11 @@ def _write_meta(
     pq.write_table(lerobot.names_table(names.tasks, index="task"), folder / lerobot.TASKS_PATH)
     if names.subtasks:
         pq.write_table(lerobot.names_table(names.subtasks, index="subtask"), folder / lerobot.SUBTASKS_PATH)
+    for eef, chain in names.arm_subtasks.items():
+        path = folder / lerobot.ARM_SUBTASKS_PATH.format(eef=eef)
+        pq.write_table(lerobot.names_table(chain, index="subtask"), path)
+    if modality := lerobot.modality_document(names.features):
+        write_json(folder / lerobot.MODALITY_PATH, modality)
     info = lerobot.info_document(
         features=names.features,
         fps=names.fps,

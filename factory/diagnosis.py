@@ -33,6 +33,9 @@ _REACH_M = 0.08
 """Farther than this from its target ... Normal tracking lag of OSC at full speed stays below 5 cm."""
 _REACH_STEPS = 15
 """... for this many steps in a row is unreachable."""
+OUT_OF_REACH_M, OUT_OF_REACH_RAD = 0.02, 0.2
+"""A hand that cannot come nearer than this to where it is planned to go failed for that reason, if it failed. Nothing
+that has to fit here forgives as much; what is missed by less is left to what can be seen."""
 LOST_FALL_M = 0.3
 """An object this far below its start fell off its support."""
 LOST_DISTANCE_M = 2.0
@@ -66,8 +69,35 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Miss:
+    """By how much a hand cannot come to a pose that is planned for it; see `SimBackend`'s optional `reach`.
+
+    Attributes:
+        metres: between the nearest the arm allows and the pose, and the radians there.
+        radians: see metres.
+        xyz_m: where the pose is, world frame.
+    """
+
+    metres: float
+    radians: float
+    xyz_m: tuple[float, float, float]
+
+    @property
+    def matters(self) -> bool:
+        """Whether it explains a failure by itself."""
+        return self.metres > OUT_OF_REACH_M or self.radians > OUT_OF_REACH_RAD
+
+    def __str__(self) -> str:
+        at = ", ".join(f"{v:.2f}" for v in self.xyz_m)
+        return f"the arm ends {self.metres:.3f} m and {self.radians:.2f} rad short of its target at ({at})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What the diagnosis looks at: T steps, T + 1 scene states (see `replay.AttemptResult`)."""
+    """What the diagnosis looks at: T steps, T + 1 scene states (see `replay.AttemptResult`).
+
+    `misses` holds what was out of reach, per end effector and index in its chain.
+    """
 
     scene: SceneState
     actions: NDArray[np.float32]
@@ -78,6 +108,7 @@ class Trace:
     stable: bool
     in_time: bool
     waiting: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    misses: Mapping[tuple[str, int], Miss] = field(default_factory=dict)
 
     def rows(self, eef: str, k: int) -> NDArray[np.intp]:
         """Return the steps at which an arm carried out its k-th subtask, waiting to begin it not among them."""
@@ -262,6 +293,9 @@ def _unreachable(
     task: TaskSpec, trace: Trace, eef: str, subtask: SubtaskSpec, rows: NDArray[np.int64]
 ) -> tuple[str, str] | None:
     del task, subtask
+    planned = trace.misses.get((eef, int(trace.subtask[eef][rows[0]])))
+    if planned is not None and planned.matters:
+        return "unreachable", str(planned)
     hand = trace.scene.T_world_eef[eef][rows + 1, :3, 3]
     gap = np.linalg.norm(hand - trace.T_world_eef_target[eef][rows, :3, 3], axis=-1)
     run = longest = 0

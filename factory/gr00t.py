@@ -18,7 +18,7 @@ from factory.dataset_reading import Dataset, open_dataset, read_episodes
 from factory.durable import rename_into_place, staging
 from factory.errors import DatasetError
 from factory.gr00t_layouts import Layout, layout_of
-from factory.lerobot_v21 import Footage, Rows, write_set
+from factory.lerobot_v21 import Footage, Rows, video_feature, write_set
 from factory.statistics import Statistics
 from factory.training import write_kit
 
@@ -68,7 +68,7 @@ def export_gr00t(root: Path, out: Path, *, clips: Clips | None = None, horizon: 
                 robot_type=facts.robot_type,
                 fps=facts.fps,
                 names=names,
-                cameras={features[view]: _size(facts, camera) for view, camera in views.items()},
+                cameras={features[view]: _film(facts, camera) for view, camera in views.items()},
                 modality=layout.modality(features, annotations),
                 relative={key: (slices[f"state.{key}"], slices[f"action.{key}"]) for key in sorted(both)},
                 horizon=horizon,
@@ -110,9 +110,9 @@ def views_of(facts: Dataset, layout: Layout) -> dict[str, str]:
     return views
 
 
-def _size(facts: Dataset, camera: str) -> tuple[int, int]:
+def _film(facts: Dataset, camera: str) -> dict[str, Any]:
     height, width, _ = facts.features[lerobot.video_key(camera)]["shape"]
-    return height, width
+    return video_feature(height=height, width=width, fps=facts.fps)
 
 
 def _episodes(facts: Dataset, layout: Layout, views: Mapping[str, str], clips: Clips | None) -> Iterator[Rows]:

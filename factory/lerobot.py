@@ -30,6 +30,12 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO_PATH, STATS_PATH = "meta/info.json", "meta/stats.json"
 TASKS_PATH, SUBTASKS_PATH = "meta/tasks.parquet", "meta/subtasks.parquet"
+ARM_SUBTASKS_PATH = "meta/subtasks.{eef}.parquet"
+"""Names that `subtask_index.<eef>` counts, for robots with several arms."""
+MODALITY_PATH = "meta/modality.json"
+
+VALID = "annotation.valid"
+"""Whether the episode is one to learn from: its success held. False in datasets of failures."""
 
 INDEX_FEATURES: dict[str, dict[str, Any]] = {
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
@@ -37,7 +43,9 @@ INDEX_FEATURES: dict[str, dict[str, Any]] = {
     "episode_index": {"dtype": "int64", "shape": [1], "names": None},
     "index": {"dtype": "int64", "shape": [1], "names": None},
     "task_index": {"dtype": "int64", "shape": [1], "names": None},
+    VALID: {"dtype": "bool", "shape": [1], "names": None},
 }
+"""Columns that the writer adds to those of the episodes."""
 
 
 def video_key(camera: str) -> str:
@@ -77,6 +85,50 @@ def video_feature(clip: Clip) -> dict[str, Any]:
             **clip.options,
         },
     }
+
+
+def modality_document(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `meta/modality.json`: which part of which column is which arm's, in GR00T's notation.
+
+    Per end effector, in state and action: `<eef>_arm` (joint positions; in action those after the step), `<eef>_eef_9d`
+    (pose in its base frame: metres, rot6d; in action the one asked for), `<eef>_hand` (fingers; in action their
+    commands), and in action `<eef>_eef_delta` as executed. {} where columns do not name their elements so.
+    """
+    state: Sequence[str] = features.get("observation.state", {}).get("names") or ()
+    action: Sequence[str] = features["action"]["names"] or ()
+    eefs = [name.removesuffix("_joint1_rad") for name in state if name.endswith("_joint1_rad")]
+
+    def part(column: str, names: Sequence[str], prefix: str) -> dict[str, Any]:
+        at = [i for i, name in enumerate(names) if name.startswith(prefix)]
+        return {"start": at[0], "end": at[-1] + 1, "original_key": column, "absolute": True} if at else {}
+
+    def whole(column: str) -> dict[str, Any]:
+        feature = features.get(column)
+        return {"start": 0, "end": feature["shape"][0], "original_key": column, "absolute": True} if feature else {}
+
+    document: dict[str, Any] = {"state": {}, "action": {}, "video": {}, "annotation": {}}
+    for eef in eefs:
+        document["state"][f"{eef}_arm"] = part("observation.state", state, f"{eef}_joint")
+        document["state"][f"{eef}_hand"] = part("observation.state", state, f"{eef}_finger")
+        document["state"][f"{eef}_eef_9d"] = part("observation.state", state, f"{eef}_eef_")
+        document["action"][f"{eef}_arm"] = whole(f"target.{eef}_next_joint_positions")
+        document["action"][f"{eef}_eef_9d"] = whole(f"target.{eef}_eef_pose")
+        delta = part("action", action, f"{eef}_dx")
+        document["action"][f"{eef}_eef_delta"] = delta and {**delta, "end": delta["start"] + 6, "absolute": False}
+        document["action"][f"{eef}_hand"] = part("action", action, f"{eef}_gripper")
+    for kind in ("state", "action"):
+        document[kind] = {key: entry for key, entry in document[kind].items() if entry}
+    for name, feature in features.items():
+        if feature["dtype"] == "video":
+            document["video"][name.removeprefix(video_key(""))] = {"original_key": name}
+    document["annotation"] = {
+        "human.action.task_description": {"original_key": "task_index"},
+        "valid": {"original_key": VALID},
+        "subtask": {"original_key": "subtask_index"},
+        **{f"subtask.{eef}": {"original_key": f"subtask_index.{eef}"} for eef in eefs},
+    }
+    document["annotation"] = {k: v for k, v in document["annotation"].items() if v["original_key"] in features}
+    return document if eefs else {}
 
 
 def info_document(
@@ -130,6 +182,7 @@ def data_table(
         "episode_index": np.full(rows, episode_index, np.int64),
         "index": first_row + frame,
         "task_index": np.full(rows, task_index, np.int64),
+        VALID: np.full(rows, episode.success),
     }
     columns: dict[str, pa.Array] = {}
     for name, feature in features.items():

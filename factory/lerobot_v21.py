@@ -63,14 +63,14 @@ class Rows:
 
     Attributes:
         columns: column -> ``(T, n)`` or ``(T,)``; what the writer adds (time stamps, indices) is not among them.
-        annotations: name without the "annotation." prefix -> the text that holds for all rows.
+        annotations: name without the "annotation." prefix -> the text that holds for all rows, or one for each.
         instruction: what the robot was told; `task_index` counts it.
         footage: feature of a camera -> its frames.
         picture_stats: feature of a camera -> statistics of its frames; cameras without any are left out.
     """
 
     columns: Mapping[str, NDArray[Any]]
-    annotations: Mapping[str, str]
+    annotations: Mapping[str, str | Sequence[str]]
     instruction: str
     footage: Mapping[str, Footage]
     picture_stats: Mapping[str, Statistics] = field(default_factory=dict)
@@ -79,14 +79,14 @@ class Rows:
         return len(next(iter(self.columns.values())))
 
 
-def video_feature(*, height: int, width: int, fps: int) -> dict[str, Any]:
-    """Return the feature of a camera, H.264, with LeRobot's block about its video and with the older one."""
+def video_feature(*, height: int, width: int, fps: int, codec: str = "h264") -> dict[str, Any]:
+    """Return the feature of a camera, with LeRobot's block about its video and with the older one."""
     facts = {
         "video.fps": float(fps),
         "video.height": height,
         "video.width": width,
         "video.channels": 3,
-        "video.codec": "h264",
+        "video.codec": codec,
         "video.pix_fmt": "yuv420p",
         "video.is_depth_map": False,
         "has_audio": False,
@@ -103,7 +103,7 @@ def write_set(
     robot_type: str,
     fps: int,
     names: Mapping[str, Sequence[str]],
-    cameras: Mapping[str, tuple[int, int]],
+    cameras: Mapping[str, Mapping[str, Any]],
     modality: Mapping[str, Any],
     relative: Mapping[str, tuple[tuple[str, int, int], tuple[str, int, int]]],
     horizon: int,
@@ -116,8 +116,8 @@ def write_set(
         robot_type: as info.json names it.
         fps: rows per second.
         names: column -> names of its elements.
-        cameras: feature -> height and width.
-        modality: `meta/modality.json`.
+        cameras: feature of a camera -> its description, see `video_feature`.
+        modality: `meta/modality.json`; {} writes none.
         relative: key -> where its state and its action are: column, start, stop. Their difference is described for
             each of `horizon` steps ahead.
         horizon: see relative.
@@ -132,7 +132,7 @@ def write_set(
     with (folder / EPISODES_PATH).open("w") as lines, (folder / EPISODE_STATS_PATH).open("w") as stats:
         for rows in episodes:
             table = _table(rows, tasks, fps=fps, index=index, first=total)
-            features = features or _features(table, rows, names, cameras, fps)
+            features = features or _features(table, rows, names, cameras)
             note = {"huggingface": json.dumps(huggingface_note(features))}
             path = make_parent(folder / DATA_PATH.format(episode_chunk=index // CHUNK, episode_index=index))
             pq.write_table(table.replace_schema_metadata(note), path, use_dictionary=False)
@@ -145,7 +145,8 @@ def write_set(
     if not index:
         raise DatasetError("there is no episode to write; at least one is needed")
     (folder / TASKS_PATH).write_text("".join(_line({"task_index": i, "task": t}) for t, i in tasks.items()))
-    write_json(folder / MODALITY_PATH, dict(modality))
+    if modality:
+        write_json(folder / MODALITY_PATH, dict(modality))
     _write_stats(folder, index, features)
     _write_relative(folder, index, relative, horizon)
     chunks = -(-index // CHUNK)
@@ -177,8 +178,9 @@ def _table(rows: Rows, tasks: dict[str, int], *, fps: int, index: int, first: in
     count = len(rows)
     frame = np.arange(count, dtype=np.int64)
 
-    def number(text: str) -> NDArray[np.int64]:
-        return np.full(count, tasks.setdefault(text, len(tasks)), np.int64)
+    def number(text: str | Sequence[str]) -> NDArray[np.int64]:
+        texts = (text,) if isinstance(text, str) else text
+        return np.resize(np.array([tasks.setdefault(t, len(tasks)) for t in texts], np.int64), count)
 
     task_index = number(rows.instruction)
     columns = {
@@ -194,7 +196,7 @@ def _table(rows: Rows, tasks: dict[str, int], *, fps: int, index: int, first: in
 
 
 def _features(
-    table: pa.Table, rows: Rows, names: Mapping[str, Sequence[str]], cameras: Mapping[str, tuple[int, int]], fps: int
+    table: pa.Table, rows: Rows, names: Mapping[str, Sequence[str]], cameras: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     features: dict[str, Any] = {}
     for name in table.column_names:
@@ -205,10 +207,10 @@ def _features(
         shape = list(values.shape[1:]) or [1]
         called = list(names[name]) if name in names else None
         features[name] = {"dtype": values.dtype.name, "shape": shape, "names": called}
-    for key, (height, width) in cameras.items():
+    for key, feature in cameras.items():
         if key not in rows.footage:
             raise DatasetError(f"the first episode has no frames of {key!r}; found {', '.join(rows.footage) or 'none'}")
-        features[key] = video_feature(height=height, width=width, fps=fps)
+        features[key] = dict(feature)
     return features
 
 

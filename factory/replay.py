@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory import diagnosis
-from factory.diagnosis import Failure
+from factory.diagnosis import Failure, Miss
 from factory.ending import CHECK_STEPS, Outlook, outlook, watched
 from factory.errors import BackendError
 from factory.generation import ConstraintUse, Move, attempt
@@ -22,6 +22,14 @@ from factory.specs import GenerationSpec, TaskSpec
 from factory.streams import Streams, spawn_streams
 
 Array = NDArray[np.float64]
+
+_LOOKS = 4
+"""Poses of a subtask's path that are checked for being within reach: its end, and three between. A path that leaves an
+arm's reach between them comes back within a quarter of it."""
+_REACHED_M, _REACHED_RAD = 1e-3, 0.01
+"""Nearer than this is there."""
+_METRES_PER_RAD = 0.1
+"""What a radian counts against a metre where the worst of several misses is named: wrist to finger tips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,8 @@ class AttemptResult:
             become impossible; 0 for an attempt that ran to its end.
         waiting: end effector -> ``(T,)`` bool: it had not begun the subtask yet and waited for another arm.
         constraints: how the task's constraints were carried out, as far as the attempt came.
+        misses: end effector and index in its chain -> what of that subtask's path the arm cannot come to, noticed when
+            the subtask began; only where the backend can tell.
     """
 
     index: int
@@ -66,6 +76,7 @@ class AttemptResult:
     steps_saved: int = 0
     waiting: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     constraints: tuple[ConstraintUse, ...] = ()
+    misses: Mapping[tuple[str, int], Miss] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -120,6 +131,8 @@ class _Running:
         self._deadlock: Failure | None = None
         self._saved = 0
         self._outlook: Outlook = "good"
+        self._asked: set[tuple[str, int]] = set()
+        self._misses: dict[tuple[str, int], Miss] = {}
         self._begin(next(self._generator))
 
     def take(self, result: BlockResult) -> bool:
@@ -168,7 +181,25 @@ class _Running:
         )
         if self._watched and scene is not None:
             self._outlook = outlook(self._task, self._scene, scene, move.subtask, move.ahead, move.waiting)
+        self._look_ahead(move)
         self._cut()
+
+    def _look_ahead(self, move: Move) -> None:
+        """Ask of each subtask that begins whether its arm can come to where it is planned to go."""
+        if move.phase != "work" or not hasattr(self._backend, "reach"):
+            return
+        reach = self._backend.reach  # type: ignore[attr-defined] - only some backends can tell
+        for eef, block in move.ahead.items():
+            key = (eef, move.subtask[eef])
+            if key in self._asked:
+                continue
+            self._asked.add(key)
+            rows = np.unique(np.linspace(0, len(block) - 1, _LOOKS + 1)[1:].round().astype(int))
+            metres, radians = reach(self._env, eef, block.T_world_eef[rows])
+            if (metres > _REACHED_M).any() or (radians > _REACHED_RAD).any():
+                at = int(np.argmax(np.hypot(metres, _METRES_PER_RAD * radians)))
+                x, y, z = block.T_world_eef[rows[at], :3, 3].tolist()
+                self._misses[key] = Miss(metres=float(metres[at]), radians=float(radians[at]), xyz_m=(x, y, z))
 
     def _cut(self) -> None:
         """Take the next part of the present move."""
@@ -230,6 +261,7 @@ class _Running:
             steps_saved=self._saved if self._hopeless else 0,
             waiting=trace.waiting,
             constraints=self._moves[-1].constraints if self._moves else (),
+            misses=self._misses,
         )
 
     def _trace(self) -> diagnosis.Trace:
@@ -245,6 +277,7 @@ class _Running:
             stable=self._stable,
             in_time=self._in_time,
             waiting=self._waiting(),
+            misses=self._misses,
         )
 
     def _targets(self) -> dict[str, Array]:

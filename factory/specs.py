@@ -204,6 +204,7 @@ class RobotSpec:
         action_dim: width of the whole action vector.
         control_hz: rate of actions; also the frame rate of datasets.
         mounts: the simulator's robots, in the order of their actions; none is one robot `name` at a table.
+        wrist_cameras: the simulator's names of cameras on its wrists that policies usually see.
     """
 
     name: str
@@ -212,6 +213,7 @@ class RobotSpec:
     action_dim: int
     control_hz: int = 20
     mounts: tuple[MountSpec, ...] = ()
+    wrist_cameras: tuple[str, ...] = ("robot0_eye_in_hand",)
 
     def __post_init__(self) -> None:
         taken: list[int] = []
@@ -358,6 +360,7 @@ class TaskSpec:
         instruction: what the robot is told, one English sentence.
         paraphrases: other ways to say it.
         robot: who does it.
+        recorded_with: who does it in the demonstrations, where that is another robot; see `transfer`.
         scene: where.
         resets: variant name ("D0", "D1", ...) -> distribution of starts.
         subtasks: end-effector name -> its subtasks in order.
@@ -392,6 +395,7 @@ class TaskSpec:
     environments: tuple[str, ...] = ()
     description: str = ""
     constraints: tuple[Constraint, ...] = ()
+    recorded_with: RobotSpec | None = None
 
     def __post_init__(self) -> None:
         if set(self.subtasks) != set(self.robot.eefs):
@@ -429,6 +433,11 @@ class TaskSpec:
             raise SpecError(f"{where}every subtask but the last needs an end_signal, and the last must have none")
         if sub.end_signal is not None and sub.end_signal not in self.signals:
             raise SpecError(where + unknown_name("signal", sub.end_signal, self.signals))
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The cameras that show the task, unless others are asked for: the scene's own and those on the wrists."""
+        return (*(self.scene.cameras or ("agentview",)), *self.robot.wrist_cameras)
 
     def held_by(self, eef: str, name: str) -> Predicate | None:
         """Return what says that an arm holds an object, or where the task does not tell arms apart, that any does."""

@@ -11,7 +11,22 @@ from importlib.metadata import EntryPoint, entry_points
 
 from factory.errors import SpecError, unknown_name
 from factory.specs import TaskSpec
-from sim_tasks.tasks import can, door, lift, square, stack, stack_three, two_arm_handover, two_arm_lift
+from factory.transfer import task_for_robot
+from sim_tasks.robots import find_robot
+from sim_tasks.tasks import (
+    can,
+    door,
+    gr1_pick_place,
+    lift,
+    square,
+    stack,
+    stack_three,
+    two_arm_handover,
+    two_arm_lift,
+    two_arm_lift_tray,
+    two_arm_threading,
+    two_arm_transport,
+)
 
 ENTRY_POINTS = "trajectory_factory.tasks"
 
@@ -23,22 +38,48 @@ TASKS: Mapping[str, TaskSpec] = {
     "can": can.TASK,
     "door": door.TASK,
     "two_arm_lift": two_arm_lift.TASK,
+    "two_arm_lift_tray": two_arm_lift_tray.TASK,
     "two_arm_handover": two_arm_handover.TASK,
+    "two_arm_threading": two_arm_threading.TASK,
+    "two_arm_transport": two_arm_transport.TASK,
+    "gr1_pick_place": gr1_pick_place.TASK,
 }
 
+FAMILIES: Mapping[str, Mapping[str, TaskSpec]] = {
+    "gr1_pick_place": gr1_pick_place.COMBINATIONS,
+}
+"""Tasks that differ in what is where: family -> its tasks by name, "FAMILY/...". The family's own name in `TASKS` is
+one of them; lists show that one, and `find_task` finds all."""
 
-def find_task(name: str) -> TaskSpec:
-    """Return a task by name.
+
+def find_task(name: str, robot: str = "") -> TaskSpec:
+    """Return a task by name, done by its own robot, or by the one named.
 
     Raises:
-        SpecError: no such task, or the plug-in that offers it is broken.
+        SpecError: no such task or robot, the robot cannot do the task, or the plug-in that offers it is broken.
     """
+    if robot:
+        return task_for_robot(find_task(name), find_robot(robot))
     if name in TASKS:
         return TASKS[name]
+    family = FAMILIES.get(family_of(name), {})
+    if name in family:
+        return family[name]
     tasks, problems = _plugged_in()
     if name in tasks:
         return tasks[name]
-    raise SpecError(" ".join([unknown_name("task", name, [*TASKS, *tasks]), *problems]))
+    raise SpecError(" ".join([unknown_name("task", name, [*TASKS, *tasks, *family]), *problems]))
+
+
+def views_of(name: str) -> tuple[str, ...]:
+    """Return the cameras a task names, see `TaskSpec.views`; none for a task that is not here any more."""
+    task = all_tasks().get(name)
+    return task.views if task else ()
+
+
+def family_of(name: str) -> str:
+    """Return the family's name of a task, its own if it belongs to none."""
+    return name.partition("/")[0]
 
 
 def all_tasks() -> Mapping[str, TaskSpec]:

@@ -110,9 +110,13 @@ _ROBOTIQ_140: dict[str, Any] = {
     "joints_closed": (0.48, -0.46),
     "pads": ("right_fingerpad_collision", "left_fingerpad_collision"),
     "opening_m": 0.125,
-    "grasp_m": (0.004, 0.0, -0.021),
+    "grasp_m": (0.006, 0.0, 0.0125),
 }
-"""As its joints and pads come to rest, not as far as its actuators are told: the linkage is soft and not quite even."""
+"""As its joints and pads come to rest, not as far as its actuators are told: the linkage is soft and not quite even.
+
+Its finger tips sink while it closes, to 22 mm below the grip frame around what is 30 to 40 mm wide. It holds things as
+far from them as a Panda does, 9 mm: with the middle of its long pads around an object it would be on the table first.
+"""
 
 _UR_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 
@@ -135,6 +139,7 @@ SAWYER = _single(
     joints_closed=(-0.0115, 0.0115),
     pads=("l_fingerpad_g0", "r_fingerpad_g0"),
     opening_m=0.06,
+    grasp_m=(0.0, 0.0, 0.005),  # its finger tips are 14 mm below its grip frame, a Panda's 9 mm
 )
 
 
@@ -162,6 +167,7 @@ TWO_PANDAS = RobotSpec(
     action_dim=14,
     control_hz=20,
     mounts=(facing("Panda"), opposite("Panda")),
+    wrist_cameras=("robot0_eye_in_hand", "robot1_eye_in_hand"),
     eefs={"right": _panda_arm(0, action=0, side="right"), "left": _panda_arm(1, action=7, side="left")},
 )
 """Two Pandas that face each other across the table, as far from its middle as robosuite puts them; nobody's arm is in
@@ -172,10 +178,10 @@ the other's way, and both reach the middle third of the table."""
 
 _HAND_OPEN = (-1.0, -1.0, -1.0, -1.0, -1.0, 1.0)
 _HAND_CLOSED = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-_PALM_M = (0.0, -0.095, 0.045)
+_PALM_M = (0.0, -0.075, 0.045)
 """Middle of what a closed hand holds: between the palm, the thumb in front of it and the fingers bent around."""
-_INSPIRE_PALM_M = (0.0, -0.118, 0.05)
-"""The same of an Inspire hand, whose thumb reaches farther down along the fingers."""
+_INSPIRE_PALM_M = (0.0, -0.125, 0.038)
+"""The same of an Inspire hand, for a bar across the palm: just below the knuckles, clear of the open thumb."""
 _HALF = math.sqrt(0.5)
 _PALM_QUAT = (_HALF, 0.0, 0.0, -_HALF)
 """Grasp frame of a hand: it reaches along the palm's normal, from the thumb to the fingers is along -y."""
@@ -239,6 +245,7 @@ TWO_DEX_PANDAS = RobotSpec(
     control_hz=20,
     # Normalised finger commands come with "BASIC"; the model's own controllers take radians.
     mounts=(beside("PandaDexRH", -0.3, "BASIC"), beside("PandaDexLH", 0.3, "BASIC")),
+    wrist_cameras=("robot0_eye_in_hand", "robot1_eye_in_hand"),
     eefs={"right": _inspire_hand(0, action=0, side="right"), "left": _inspire_hand(1, action=12, side="left")},
 )
 """Two Pandas with Inspire hands that stand next to each other behind the table, as a person's arms do."""
@@ -293,6 +300,7 @@ GR1 = RobotSpec(
     action_dim=24,
     control_hz=20,
     mounts=(MountSpec(model="GR1ArmsOnly", position_m=(-0.35, 0.0, 0.95), controller="BASIC"),),
+    wrist_cameras=(),
     eefs={
         "right": _gr1_arm("right", arm_action=0, hand_action=12),
         "left": _gr1_arm("left", arm_action=6, hand_action=18),

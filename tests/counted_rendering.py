@@ -29,8 +29,8 @@ def drawn(journal: Path) -> Counter[tuple[str, str]]:
 class CountingRenderer:
     """Stands in for `EpisodeRenderer`: black pictures, each written down; needs no scene and no OpenGL."""
 
-    def __init__(self, task: str, spec: RenderSpec) -> None:
-        del task
+    def __init__(self, task: str, spec: RenderSpec, robot: str = "") -> None:
+        del task, robot
         self.spec, self.shard, self.about = spec, "", {}
         self._journal, self._deadly = Path(os.environ[JOURNAL]), os.environ.get(DEADLY)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +12,13 @@ from factory.dataset_reading import read_episodes
 from factory.datasets import write_dataset
 from factory.specs import EXTRAS
 from factory.training import training_commands
-from tests.lerobot_links import link_ffmpeg
+from tests.lerobot_runs import run_in_lerobot
 from tests.synthetic import burned, make_attempts, make_shards
 
 pytestmark = pytest.mark.lerobot
 
-REPOSITORY = Path(__file__).parent.parent
-PYTHON = REPOSITORY / ".venv-lerobot" / "bin" / "python"
 LENGTHS = (5, 8, 6, 7)
 CAMERAS = ("agentview", "wrist")
-
-
-def judge(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Run the judge in lerobot's own environment; its last line is what it saw."""
-    if not PYTHON.exists():
-        pytest.skip(f"{PYTHON} is missing; make an environment with lerobot 0.4.4 there to run this test")
-    libraries = sorted((PYTHON.parent.parent / "lib").glob("python3*/site-packages/av.libs"))
-    (folder / "request.json").write_text(json.dumps(request))
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": link_ffmpeg(libraries[0], folder / "links"),
-        "HF_HOME": str(folder / "hf"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [str(PYTHON), str(REPOSITORY / "tests" / "lerobot_judge.py"), str(folder / "request.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def case(root: Path) -> dict[str, Any]:
@@ -84,10 +54,8 @@ def verdict(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert len(list(roots[1].glob("videos/*/*/*.mp4"))) == len(CAMERAS)
     assert len(list(roots[1].glob("extras/*/*/*.parquet"))) == len(CAMERAS) * len(EXTRAS)  # lerobot passes them over
     commands = dict(training_commands(roots[0]).commands)
-    return judge(
-        folder,
-        {"datasets": [case(root) for root in roots], "merged": str(folder / "merged"), "commands": commands},
-    )
+    request = {"datasets": [case(root) for root in roots], "merged": str(folder / "merged"), "commands": commands}
+    return run_in_lerobot("lerobot_judge.py", request, folder)
 
 
 def test_every_frame_of_every_camera_is_the_frame_of_its_row(verdict: dict[str, Any]) -> None:

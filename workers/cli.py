@@ -138,7 +138,13 @@ def demos_check(
 def generate(
     task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="LeRobot dataset folder to make. Default: datasets/TASK.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="LeRobot dataset folder to make. Default: datasets/TASK, with --robot TASK-ROBOT."),
+    ] = None,
+    robot: Annotated[
+        str, typer.Option(help="Have another robot do it, e.g. UR5e; the demonstrations are the task's own robot's.")
+    ] = "",
     demos: Annotated[
         list[Path] | None, typer.Option(help="Demonstration file; repeatable. Default: shipped seeds.")
     ] = None,
@@ -158,8 +164,8 @@ def generate(
     variant: Annotated[str, typer.Option(help="Distribution of starts: D0, D1, D2.")] = "D0",
     workers: Workers = None,
     cameras: Annotated[
-        str, typer.Option(help="Comma-separated camera names; empty for no images.")
-    ] = "agentview,robot0_eye_in_hand",
+        str | None, typer.Option(help="Comma-separated camera names; empty for no images. Default: the task's own.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Image width and height in pixels.")] = 256,
     preset: Annotated[Literal["faithful", "fast"], typer.Option(help="Image quality.")] = "faithful",
     codec: Annotated[Literal["h264", "av1"], typer.Option(help="Video codec.")] = "h264",
@@ -253,7 +259,8 @@ def generate(
 
     request = Request(
         task=task,
-        out=out or Path("datasets") / task,
+        robot=robot,
+        out=out or Path("datasets") / (f"{task}-{robot}" if robot else task),
         demos=tuple(demos or ()),
         cuts=_cuts(cuts),
         episodes=episodes if episodes is not None or attempts is not None else 20,
@@ -280,7 +287,7 @@ def generate(
             paraphrases=paraphrases,
             early_ending=early_ending,
         ),
-        render=_render_spec(cameras, size, preset, codec, visual_seed, camera_jitter, extras),
+        render=_render_spec(_cameras(cameras, task), size, preset, codec, visual_seed, camera_jitter, extras),
         backend=backend,
         worlds=worlds,
         device=device,
@@ -600,11 +607,15 @@ def keys_revoke(
 def export(
     dataset: Annotated[Path, typer.Argument(help="A dataset made by `factory generate`.")],
     *,
-    to: Annotated[Literal["robomimic", "lerobot"], typer.Option(help="robomimic HDF5, or LeRobot rendered anew.")],
+    to: Annotated[
+        Literal["robomimic", "gr00t", "lerobot"],
+        typer.Option(help="robomimic HDF5, LeRobot v2.1 for GR00T with a fine-tuning kit, or LeRobot rendered anew."),
+    ],
     out: Annotated[Path, typer.Option(help="File or folder to make.")],
     cameras: Annotated[
-        str, typer.Option(help="For lerobot: comma-separated camera names; empty for none.")
-    ] = "agentview,robot0_eye_in_hand",
+        str | None,
+        typer.Option(help="For lerobot: comma-separated camera names; empty for none. Default: the task's own."),
+    ] = None,
     size: Annotated[int, typer.Option(help="For lerobot: image width and height in pixels.")] = 256,
     preset: Annotated[Literal["faithful", "fast"], typer.Option(help="For lerobot: image quality.")] = "faithful",
     codec: Annotated[Literal["h264", "av1"], typer.Option(help="For lerobot: video codec.")] = "h264",
@@ -615,10 +626,12 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a finished dataset in another form, without simulating again."""
+    from factory.dataset_reading import open_dataset
     from workers import printing
     from workers.export import export_dataset
 
-    render = _render_spec(cameras, size, preset, codec, visual_seed, camera_jitter, extras)
+    names = _cameras(cameras, str(open_dataset(dataset).job.get("task")))
+    render = _render_spec(names, size, preset, codec, visual_seed, camera_jitter, extras)
     with printing.Progress("export", quiet=as_json) as progress:
         made = export_dataset(
             dataset,
@@ -638,20 +651,78 @@ def export(
 @app.command(epilog="Example: factory inspect datasets/stack --verify")
 @_sentences
 def inspect(
-    dataset: Annotated[Path, typer.Argument(help="A dataset made by `factory generate`.")],
+    dataset: Annotated[Path, typer.Argument(help="A dataset, or a LeRobot set (v2.0 to v3.0) made elsewhere.")],
     *,
     verify: Annotated[bool, typer.Option("--verify", help="Also decode every video and check every index.")] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Of a set made elsewhere: also write a contact sheet to this PNG or JPEG.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show counts, ranges, statistics, failures, and which executor made the episodes."""
+    """Show counts, ranges, statistics, failures, and which executor made the episodes.
+
+    Of a set made elsewhere: counts, columns, cameras, and what is sloppy in it.
+    """
+    from factory.errors import DatasetError
+    from factory.foreign import is_foreign
     from workers import printing
     from workers.inspecting import inspect_dataset
 
+    if is_foreign(dataset):
+        if verify:
+            raise DatasetError(f"{dataset} has no provenance to verify it against; leave out --verify")
+        _inspect_foreign(dataset, pictures, as_json=as_json)
+        return
+    if pictures is not None:
+        raise DatasetError(f"{dataset} was made here, and its report.html has the pictures; leave out --pictures")
     facts = inspect_dataset(dataset, verify=verify)
     if as_json:
         _say(facts)
     else:
         printing.print_inspection(facts)
+
+
+def _inspect_foreign(root: Path, pictures: Path | None, *, as_json: bool) -> None:
+    from factory.foreign_findings import look
+    from workers.foreign import foreign_facts, foreign_sentences, foreign_sheet
+
+    facts = foreign_facts(look(root))
+    if pictures is not None:
+        facts["pictures"] = str(pictures)
+        foreign_sheet(root, pictures)
+    if as_json:
+        _say(facts)
+        return
+    for line in foreign_sentences(facts):
+        typer.echo(line)
+    if pictures is not None:
+        typer.echo(f"contact sheet: {pictures}")
+
+
+@app.command("import", epilog="Example: factory import others/pick_place --out datasets/pick_place")
+@_sentences
+def import_dataset(
+    dataset: Annotated[Path, typer.Argument(help="A LeRobot set (v2.0, v2.1 or v3.0) made elsewhere.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to make: a clean LeRobot v2.1 set.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a LeRobot set made elsewhere, counted, numbered, timed and described anew.
+
+    Frames are not encoded again. Episodes without one frame for each row are left out and named.
+    """
+    from factory.foreign_import import import_set
+    from workers.foreign import foreign_facts
+
+    found, missing = import_set(dataset, out)
+    if as_json:
+        _say({"path": str(out), "left_out": list(missing), "from": foreign_facts(found)})
+        return
+    for finding in found.findings:
+        typer.echo(f"  - {finding}")
+    for index in missing:
+        typer.echo(f"episode {index} was left out: its videos do not have a frame for each row")
+    typer.echo(f"wrote {len(found.lengths) - len(missing)} episodes to {out}")
 
 
 @app.command(epilog="Example: factory replay datasets/stack:3")
@@ -773,6 +844,14 @@ def _render_spec(
         camera_jitter_m=camera_jitter,
         extras=cast("Any", _listed(extras)),
     )
+
+
+def _cameras(asked: str | None, task: str) -> str:
+    if asked is not None:
+        return asked
+    from sim_tasks.catalog import find_task
+
+    return ",".join(find_task(task).views)
 
 
 def _listed(names: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from api.store import Store
 from api.tables import Job
 from factory.dataset_reading import open_dataset
 from factory.errors import DatasetError
+from factory.gr00t import export_gr00t
 from factory.robomimic import export_robomimic
 from factory.specs import RenderSpec
 from workers.generate import Watcher, work_folder_of
@@ -29,7 +30,8 @@ def export_dataset(
 ) -> Path:
     """Write the dataset at `root` in another form at `out` and return it.
 
-    "robomimic" is one HDF5 file of states, actions and observations. "lerobot" is the same dataset rendered anew from
+    "robomimic" is one HDF5 file of states, actions and observations. "gr00t" is LeRobot v2.1 under GR00T's keys, with
+    the pictures that are there and a fine-tuning kit. "lerobot" is the same dataset rendered anew from
     its recorded states: other cameras, sizes, quality or looks; the same command goes on where an interrupted one was.
 
     Raises:
@@ -40,6 +42,8 @@ def export_dataset(
         raise DatasetError(f"{out} already exists; choose another --out or remove it")
     if to == "robomimic":
         return export_robomimic(root, out)
+    if to == "gr00t":
+        return export_gr00t(root, out)
     facts = open_dataset(root)
     spec = dataclasses.replace(_spec_of(facts.job), render=render)
     with shared(work) as remove:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +31,8 @@ from factory.durable import json_bytes, sha256_file, sync_tree
 from factory.episodes import EPISODE_FILE, lasting, read_document, render_digest, shard_path, write_shard
 from factory.errors import DatasetError, EpisodeError
 from factory.failpoints import reached
+from factory.gr00t import Clips, export_gr00t
+from factory.lerobot import video_key
 from factory.provenance import MANIFEST_PATH, SOURCES_PATH, StoredAttempts, read_documents
 from factory.robomimic import export_robomimic
 from factory.statistics import AttemptRecord, wilson
@@ -97,14 +99,15 @@ def finalize(database: Database, store: Store, job_id: str) -> dict[str, Any]:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{job_id}-", dir=_beside(store))))
         place = Path(plan.job.out) if plan.job.out else store.path(f"datasets/{name}") or scratch / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        if (plan.job.result or {}).get("to") == "robomimic":
+        to = str((plan.job.result or {}).get("to", ""))
+        if to in _VIEWS:
             parent = stack.enter_context(store.checkout(f"datasets/{plan.job.parent_id}"))
-            roots = {name: ("robomimic", _robomimic(parent, place))}
+            roots = {name: (to, _VIEWS[to](parent, place, None))}
         else:
             roots = _lerobot(plan, store, place, scratch, name, stack)
-            if "robomimic" in plan.spec.formats:
-                beside = place.with_name(f"{place.name}_robomimic")
-                roots[f"{name}_robomimic"] = ("robomimic", _robomimic(place, beside))
+            for form in (form for form in _VIEWS if form in plan.spec.formats):
+                beside = place.with_name(f"{place.name}_{form}")
+                roots[f"{name}_{form}"] = (form, _VIEWS[form](place, beside, _clips(plan, store)))
         reached("finalize.written")
         found: dict[str, Any] = {"dataset_id": name, "datasets": [], "files": []}
         for known_as, (kind, root) in roots.items():
@@ -207,7 +210,7 @@ def _write(
             write_dataset(
                 root,
                 there,
-                robot_type=find_task(spec.task).robot.lerobot_type,
+                robot_type=find_task(spec.task, spec.robot).robot.lerobot_type,
                 job=facts,
                 attempts=plan.records,
                 source_demos=_sources(plan, store, scratch),
@@ -258,12 +261,32 @@ def _models(plan: _Plan, store: Store, shards: Sequence[Path]) -> dict[str, str]
     return found
 
 
-def _robomimic(root: Path, folder: Path) -> Path:
+def _robomimic(root: Path, folder: Path, _: Clips | None) -> Path:
     path = folder / "dataset.hdf5"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         export_robomimic(root, path)
     return folder
+
+
+def _gr00t(root: Path, folder: Path, clips: Clips | None) -> Path:
+    return folder if folder.exists() else export_gr00t(root, folder, clips=clips)
+
+
+_VIEWS: Mapping[str, Callable[[Path, Path, Clips | None], Path]] = {"robomimic": _robomimic, "gr00t": _gr00t}
+"""Forms that are made from a finished dataset: the dataset, where to, and clips that may be linked."""
+
+
+def _clips(plan: _Plan, store: Store) -> Clips:
+    """Return where the clips of single episodes are, as long as their shards are on this machine."""
+    render = None if plan.spec.render is None else render_digest(render_info(plan.spec.render))
+
+    def clip(index: int, camera: str) -> Path | None:
+        shard = store.path(f"{shards_key(plan.job.id)}/{shard_path(Path(), index).name}")
+        path = None if shard is None else shard / f"clips-{render}" / f"{video_key(camera)}.mp4"
+        return path if path is not None and path.is_file() else None
+
+    return clip
 
 
 def _describe(name: str, kind: str, root: Path, plan: _Plan) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import h5py
 
 from api.specs import Cuts, Device, JobSpec, SourceFile, differences, job_from_json
 from api.store import Store
@@ -25,7 +27,7 @@ from factory.durable import sha256_file, sweep_place
 from factory.errors import BackendError, DatasetError, DemoError, SpecError
 from factory.provenance import StoredAttempts
 from factory.specs import GenerationSpec, RenderSpec
-from sim_tasks.catalog import find_task
+from sim_tasks.catalog import family_of, find_task
 from workers.devices import cuda_devices
 from workers.local import LocalTransport
 from workers.sharing import shared
@@ -60,6 +62,7 @@ class Request:
     backend: str = "robosuite"
     worlds: int | None = None
     device: Device | None = None
+    robot: str = ""
     command: str = ""
 
 
@@ -105,10 +108,19 @@ class Watcher(Protocol):
 
 def seeds_path(task: str) -> Path:
     """Return the shipped demonstrations of a task. Raises DemoError when there are none."""
-    path = Path(str(resources.files("sim_tasks") / "seeds" / f"{task}.hdf5"))
+    path = Path(str(resources.files("sim_tasks") / "seeds" / f"{family_of(task)}.hdf5"))
     if not path.exists():
         raise DemoError(f"no demonstrations are shipped for task {task!r}; give some with --demos FILE")
     return path
+
+
+def seeds_count(task: str) -> int:
+    """Return how many demonstrations of a task are shipped."""
+    try:
+        with h5py.File(seeds_path(task), "r") as file:
+            return len(cast("h5py.Group", file["data"]))
+    except DemoError:
+        return 0
 
 
 def work_folder_of(out: Path) -> Path:
@@ -122,7 +134,7 @@ def generate(request: Request, *, workers: int, watcher: Watcher) -> Finished:
     Raises:
         FactoryError: the request, the demos or the disk do not allow it; the sentence says what would.
     """
-    find_task(request.task).reset(request.generation.variant)
+    find_task(request.task, request.robot).reset(request.generation.variant)
     work = work_folder_of(request.out)
     if request.out.exists() and not (work / "book.db").exists():
         return _already_there(request)
@@ -202,6 +214,7 @@ def asked_for(request: Request, sources: Sequence[SourceFile]) -> JobSpec:
         )
     return JobSpec(
         task=request.task,
+        robot=request.robot,
         sources=tuple(sources),
         generation=request.generation,
         backend=request.backend,

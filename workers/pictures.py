@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,25 @@ from numpy.typing import NDArray
 from factory import lerobot
 from factory.dataset_checks import read_episodes_table
 from factory.dataset_reading import open_dataset
+from factory.demos import read_demos
 from factory.errors import BackendError, DatasetError
 from factory.placements import sample_placements
+from factory.segmentation import split
+from factory.sim import SimBackend
 from factory.specs import RenderSpec, TaskSpec
+from workers.generate import seeds_count, seeds_path
 
 Image = NDArray[np.uint8]
+_Draw = Callable[[Mapping[str, NDArray[np.float64]]], list[Image]]
+"""Draws simulator states ``(n, ...)`` by name, in the scene as it was edited last."""
 
 CAMERAS = {"door": "sideview"}
-"""Task -> the camera that shows it best; robosuite's agentview looks past the door."""
+"""Task -> the camera that shows it best, where that is not its first; robosuite's agentview looks past the door."""
 
 _JPEG_QUALITY = 3
 """Quantiser of the JPEG encoder, 1 (best) to 31; 3 shows no blocks at thumbnail size."""
 
-_TILE_PX, _GAP_PX, _MARGIN_PX, _TITLE_PX, _LABEL_PX = 384, 12, 40, 76, 30
+_TILE_PX, _GAP_PX, _MARGIN_PX, _TITLE_PX, _LABEL_PX, _COLUMNS = 320, 12, 40, 76, 30, 5
 _INK, _PALE, _PAPER = (24, 28, 36), (104, 112, 126), (250, 250, 248)
 _STARTS = 12
 """Starts blended into one tile; fewer leave holes in the cloud, more make it fog."""
@@ -123,40 +128,72 @@ def encode_jpeg(image: Image, *, max_px: int | None = None) -> bytes:
 def contact_sheet(
     tasks: Sequence[TaskSpec], path: Path, *, cameras: Mapping[str, str] = CAMERAS, seed: int = 0
 ) -> None:
-    """Write one PNG with a row per task and a tile per variant: one start in full, others of the variant as ghosts.
+    """Write one PNG with tiles for each task: the starts of every variant, and the end of every subtask.
 
-    `cameras` names the camera of tasks that are not shown best by agentview. The same seed draws the same starts.
-    Needs the `sim` extra, whose robosuite brings Pillow.
+    Of a variant's starts one is shown in full, the others as ghosts; the ends are those of the first shipped
+    demonstration, where there is one. `cameras` names the camera of tasks that their first one does not show best. The
+    same seed draws the same starts. Needs the `sim` extra, whose robosuite brings Pillow.
 
     Raises:
         BackendError: a scene does not build, OpenGL is missing, or Pillow is.
     """
     if not tasks:
         raise BackendError("a contact sheet needs at least one task")
-    rows = [variant_pictures(task, camera=cameras.get(task.name, "agentview"), seed=seed) for task in tasks]
-    _sheet(tasks, rows).save(path)
+    _sheet(tasks, [_tiles(task, cameras.get(task.name, task.views[0]), seed) for task in tasks]).save(path)
 
 
-def variant_pictures(task: TaskSpec, *, camera: str = "agentview", seed: int = 0) -> dict[str, Image]:
-    """Return variant name -> picture of its starts, ``(384, 384, 3)``."""
+def _tiles(task: TaskSpec, camera: str, seed: int) -> dict[str, Image]:
+    """Return label -> picture, ``(320, 320, 3)``."""
     from sim_tasks.backends.rendering import EpisodeRenderer  # noqa: PLC0415 - brings mujoco
     from sim_tasks.backends.robosuite import RobosuiteBackend  # noqa: PLC0415
 
     backend = RobosuiteBackend(task)
-    starts: dict[str, list[Image]] = {}
     with EpisodeRenderer(task, RenderSpec(cameras=(camera,), width=_TILE_PX, height=_TILE_PX)) as renderer:
-        for variant, reset in task.resets.items():
-            rng = np.random.default_rng(seed)
-            images = starts.setdefault(variant, [])
-            for _ in range(_STARTS):
-                backend.reset(0, sample_placements(reset, rng), rng, joint_noise_rad=0.0)
-                states = {name: value[None] for name, value in backend.sim_state(0).items()}
-                overrides = backend.snapshot(0).overrides
-                images += [frame[camera] for frame in islice(renderer.frames(states, overrides, visual_stream=None), 1)]
+
+        def draw(states: Mapping[str, NDArray[np.float64]]) -> list[Image]:
+            overrides = backend.snapshot(0).overrides
+            return [frame[camera] for frame in renderer.frames(states, overrides, visual_stream=None)]
+
+        tiles = _starts(task, backend, draw, seed) | _ends(task, backend, draw)
     backend.close()
+    return tiles
+
+
+def _starts(task: TaskSpec, backend: SimBackend, draw: _Draw, seed: int) -> dict[str, Image]:
+    starts: dict[str, list[Image]] = {}
+    for variant, reset in task.resets.items():
+        rng = np.random.default_rng(seed)
+        images = starts.setdefault(variant, [])
+        for _ in range(_STARTS):
+            backend.reset(0, sample_placements(reset, rng), rng, joint_noise_rad=0.0)
+            images += draw({name: value[None] for name, value in backend.sim_state(0).items()})
     # Over the starts of all variants: in a narrow one alone, some pixels show an object more often than the table.
     empty = np.median(np.stack([image for images in starts.values() for image in images]), axis=0)
-    return {variant: _blend(images, empty) for variant, images in starts.items()}
+    return {f"{variant} starts": _blend(images, empty) for variant, images in starts.items()}
+
+
+def _ends(task: TaskSpec, backend: SimBackend, draw: _Draw) -> dict[str, Image]:
+    """Return a picture of the end of every subtask in the first shipped demonstration, in the order of time."""
+    if not seeds_count(task.name):
+        return {}
+    demo = read_demos(seeds_path(task.name))[0]
+    cuts = split(backend.annotate(demo), task)
+    ends: dict[int, list[str]] = {}
+    for stop, label in sorted(
+        (part.stop, f"{eef}: {task.subtasks[eef][k].name}")
+        for eef, parts in cuts.items()
+        for k, part in enumerate(parts)
+    ):
+        ends.setdefault(stop, []).append(label)
+    backend.reset_to(0, demo)
+    now = backend.sim_state(0)
+    rows = demo.states[list(ends)]
+    columns = np.cumsum([now[name].size for name in ("time", "qpos")])
+    states: dict[str, NDArray[np.float64]] = dict(
+        zip(("time", "qpos", "qvel"), np.split(rows, columns, axis=1), strict=True)
+    )
+    labels = [f"end of {', '.join(names)}" for names in ends.values()]
+    return dict(zip(labels, draw(states), strict=True))
 
 
 def _blend(images: Sequence[Image], empty: NDArray[np.float64]) -> Image:
@@ -175,18 +212,19 @@ def _sheet(tasks: Sequence[TaskSpec], rows: Sequence[Mapping[str, Image]]) -> An
         from PIL import ImageDraw, ImageFont  # noqa: PLC0415
     except ImportError as error:
         raise BackendError("a contact sheet is lettered with Pillow; install it with `pip install pillow`") from error
-    columns = max(len(pictures) for pictures in rows)
-    step_x, step_y = _TILE_PX + _GAP_PX, _TITLE_PX + _TILE_PX + _LABEL_PX + _GAP_PX
-    size = (2 * _MARGIN_PX + columns * step_x - _GAP_PX, 2 * _MARGIN_PX + len(rows) * step_y - _GAP_PX)
+    columns = min(_COLUMNS, max(len(pictures) for pictures in rows))
+    step_x, step_y = _TILE_PX + _GAP_PX, _TILE_PX + _LABEL_PX + _GAP_PX
+    heights = [_TITLE_PX + -(-len(pictures) // columns) * step_y for pictures in rows]
+    size = (2 * _MARGIN_PX + columns * step_x - _GAP_PX, 2 * _MARGIN_PX + sum(heights) - _GAP_PX)
     sheet = pillow.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     title, text = ImageFont.load_default(26), ImageFont.load_default(16)
     for i, (task, pictures) in enumerate(zip(tasks, rows, strict=True)):
-        y = _MARGIN_PX + i * step_y
+        y = _MARGIN_PX + sum(heights[:i])
         draw.text((_MARGIN_PX, y), task.name, font=title, fill=_INK)
         draw.text((_MARGIN_PX, y + 38), task.instruction, font=text, fill=_PALE)
-        for j, (variant, picture) in enumerate(pictures.items()):
-            x = _MARGIN_PX + j * step_x
-            sheet.paste(pillow.fromarray(picture), (x, y + _TITLE_PX))
-            draw.text((x, y + _TITLE_PX + _TILE_PX + 6), f"{variant} starts", font=text, fill=_INK)
+        for j, (label, picture) in enumerate(pictures.items()):
+            x, top = _MARGIN_PX + j % columns * step_x, y + _TITLE_PX + j // columns * step_y
+            sheet.paste(pillow.fromarray(picture), (x, top))
+            draw.text((x, top + _TILE_PX + 6), label, font=text, fill=_INK)
     return sheet

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -18,7 +19,7 @@ from factory.statistics import wilson
 from factory.suggestions import snippet, source_of
 from sim_tasks.catalog import find_task
 from workers.checks import DemoCheck, FileCheck
-from workers.generate import Finished
+from workers.generate import Finished, seeds_count
 from workers.replaying import Replay
 
 out = Console()
@@ -40,27 +41,39 @@ def task_facts(task: TaskSpec) -> dict[str, Any]:
         "robot": task.robot.name,
         "subtasks": {eef: [s.name for s in chain] for eef, chain in task.subtasks.items()},
         "variants": {name: [_range_of(p) for p in reset.placements] for name, reset in task.resets.items()},
+        "constraints": [source_of(constraint) for constraint in task.constraints],
         "clearances_mm": dict(task.scene.clearances_mm),
+        "cameras": list(task.views),
+        "seeds": seeds_count(task.name),
     }
 
 
 def print_tasks(tasks: Mapping[str, TaskSpec], problems: Sequence[str]) -> None:
-    """Print the table of tasks."""
-    table = Table(title="Tasks", title_justify="left")
-    for heading in ("name", "what", "robot", "subtasks", "starts", "clearances (mm)"):
-        table.add_column(heading, overflow="fold")
-    for task in tasks.values():
-        table.add_row(
-            f"[bold]{task.name}[/]",
-            task.description,
-            task.robot.name,
-            "; ".join(" > ".join(s.name for s in chain) for chain in task.subtasks.values()),
-            "\n".join(f"{v}: {', '.join(_range_of(p) for p in r.placements)}" for v, r in task.resets.items()),
-            "\n".join(f"{what}: {mm:g}" for what, mm in task.scene.clearances_mm.items()),
-        )
-    out.print(table)
+    """Print the tasks, robot after robot."""
+    for robot in dict.fromkeys(task.robot.name for task in tasks.values()):
+        out.print(f"[bold]{robot}[/]")
+        for task in tasks.values():
+            if task.robot.name == robot:
+                _print_task(task)
     for problem in problems:
         err.print(f"[yellow]warning[/]: {problem}")
+
+
+def _print_task(task: TaskSpec) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", min_width=11, no_wrap=True)
+    table.add_column(overflow="fold")
+    for eef, chain in task.subtasks.items():
+        table.add_row(eef, " > ".join(subtask.name for subtask in chain))
+    for constraint in task.constraints:
+        table.add_row("constraint", source_of(constraint))
+    for variant, reset in task.resets.items():
+        table.add_row(variant, "; ".join(_range_of(p) for p in reset.placements))
+    for what, mm in task.scene.clearances_mm.items():
+        table.add_row("clearance", f"{what}: {mm:g} mm")
+    table.add_row("seeds", str(seeds_count(task.name)))
+    out.print(f"  [bold cyan]{task.name}[/]  {task.description}")
+    out.print(Padding(table, (0, 0, 1, 4)))
 
 
 def _range_of(p: PlacementSpec) -> str:

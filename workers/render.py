@@ -73,8 +73,8 @@ def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
     return rows
 
 
-def open_renderer(task: str, spec: RenderSpec) -> EpisodeRenderer:
-    """Return an open renderer of a task's scene.
+def open_renderer(task: str, spec: RenderSpec, robot: str = "") -> EpisodeRenderer:
+    """Return an open renderer of a task's scene, with its own robot or the one named.
 
     Raises:
         SpecError: no such task or camera.
@@ -86,4 +86,4 @@ def open_renderer(task: str, spec: RenderSpec) -> EpisodeRenderer:
         from sim_tasks.backends.rendering import EpisodeRenderer  # noqa: PLC0415 - brings mujoco, only children need it
     except (AttributeError, OSError) as error:
         raise opengl.missing(error) from error
-    return EpisodeRenderer(find_task(task), spec)
+    return EpisodeRenderer(find_task(task, robot), spec)

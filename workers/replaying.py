@@ -57,7 +57,7 @@ def replay_dataset(
         BackendError: its task's simulator cannot be opened, or would not make the same from the seed.
     """
     facts = open_dataset(root)
-    task = find_task(facts.job["task"])
+    task = find_task(facts.job["task"], facts.job.get("robot", ""))
     executor = facts.job.get("executor", {})
     statistical = executor.get("determinism") == "statistical"
     if "seed" in ways and statistical:

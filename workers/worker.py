@@ -197,7 +197,7 @@ class Bench:
             return self._workbenches[key]
         while len(self._workbenches) >= _OPEN_AT_ONCE:
             self._workbenches.popitem(last=False)[1].backend.close()
-        task = find_task(spec.task)
+        task = find_task(spec.task, spec.robot)
         backend = open_backend(task, name=spec.backend, num_envs=spec.environments, device=spec.computes_on)
         try:
             demos = load_sources(self._store, spec)
@@ -260,11 +260,11 @@ class Bench:
             with self._store.checkout(key) as shard:
                 missing = digest not in list_renders(shard)
                 if missing:
-                    self._renderer(spec.task, spec.render)  # opening it is not part of what an episode costs
+                    self._renderer(spec, spec.render)  # opening it is not part of what an episode costs
                 begun = time.perf_counter()
                 if missing:
                     sweep(shard)  # what a killed worker left
-                    render_shard(self._renderer(spec.task, spec.render), shard)
+                    render_shard(self._renderer(spec, spec.render), shard)
                     if not self._store.is_local:
                         self._store.put(shard / f"clips-{digest}", f"{key}/clips-{digest}")
                 rows = int(read_document(shard)["rows"])
@@ -279,12 +279,12 @@ class Bench:
                 bytes=size,
             )
 
-    def _renderer(self, task: str, spec: RenderSpec) -> EpisodeRenderer:
-        key = f"{task} {render_digest(render_info(spec))}"
+    def _renderer(self, job: JobSpec, spec: RenderSpec) -> EpisodeRenderer:
+        key = f"{job.task} {job.robot} {render_digest(render_info(spec))}"
         if key not in self._renderers:
             while len(self._renderers) >= _OPEN_AT_ONCE:
                 self._renderers.popitem(last=False)[1].close()
-            self._renderers[key] = open_renderer(task, spec)
+            self._renderers[key] = open_renderer(job.task, spec, job.robot)
         self._renderers.move_to_end(key)
         return self._renderers[key]
 
@@ -305,7 +305,7 @@ class Bench:
         name = str(work.payload["name"])
         with tempfile.TemporaryDirectory(dir=self._folder()) as folder:
             shard = write_shard(Path(folder), episode)
-            render_shard(self._renderer(spec.task, look), shard)
+            render_shard(self._renderer(spec, look), shard)
             cameras: dict[str, str] = {}
             for camera in look.cameras:
                 cameras[camera] = f"jobs/{work.job_id}/clips/{name}/{camera}.mp4"
@@ -341,7 +341,7 @@ class Bench:
     def _verify(self, work: Work, wanted: Callable[[], bool]) -> Iterator[Answer]:
         """Run some episodes of a statistical backend again on the CPU and say how often both come to the same end."""
         spec = job_from_json(work.payload["spec"])
-        cpu = open_backend(find_task(spec.task))
+        cpu = open_backend(find_task(spec.task, spec.robot))
         try:
             runs: list[CpuRun] = []
             for index in work.indices:
@@ -467,7 +467,7 @@ def remove_leftovers(store: Store, job_id: str) -> None:
             if name.startswith(f"{job_id}-"):
                 store.remove(f"scratch/{name}")
         if (datasets := store.path("datasets")) is not None:
-            for suffix in ("", "-failed", "_robomimic"):
+            for suffix in ("", "-failed", "_robomimic", "_gr00t"):
                 sweep_place(datasets / f"ds_{job_id.removeprefix('job_')}{suffix}")
         folder = store.path(f"jobs/{job_id}")
         if folder is not None and folder.is_dir() and not any(folder.iterdir()):

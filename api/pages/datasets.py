@@ -20,6 +20,7 @@ from api.routes.sending import export as export_dataset
 from api.routes.sending import push as push_dataset
 from api.tables import Dataset, DatasetFile, Job
 from factory.specs import RenderSpec
+from sim_tasks.catalog import views_of
 
 router = rooms()
 
@@ -51,6 +52,8 @@ def dataset_page(request: Request, service: In, _: Reader, dataset_id: str) -> H
         others = list(session.exec(select(Dataset).where(Dataset.job_id == row.job_id, Dataset.id != row.id)))
         exports = shelf.exports_of(session, row.id)
         pushes = downloads.pushes_of(session, row)
+    spec = jobs.spec_of(job)
+    drawn = spec.render.cameras if spec.render else views_of(spec.task)
     return page(
         request,
         "dataset.html",
@@ -67,9 +70,9 @@ def dataset_page(request: Request, service: In, _: Reader, dataset_id: str) -> H
         exports=exports,
         pushes=pushes,
         push_schemes=service.settings.push_schemes,
-        cameras=CAMERAS,
+        cameras=list(dict.fromkeys((*CAMERAS, *drawn))),
         sizes=SIZES,
-        usual=RenderSpec(),
+        usual=RenderSpec(cameras=drawn),
         base=str(request.base_url).rstrip("/"),
     )
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from fastapi.datastructures import FormData
 
-from factory.specs import RenderSpec
-
 CAMERAS = ("agentview", "robot0_eye_in_hand", "frontview", "sideview", "birdview", "robot0_robotview")
 """Cameras of robosuite's scenes; others can be asked for through the API."""
 SIZES = (128, 192, 256, 384, 512)
@@ -17,6 +15,7 @@ BLANK: Mapping[str, Any] = {
     "name": "",
     "task": "stack",
     "variant": "D0",
+    "robot": "",
     "files": (),
     "goal": "episodes",
     "count": "50",
@@ -26,7 +25,7 @@ BLANK: Mapping[str, Any] = {
     "min_success_percent": "",
     "min_success_after": "100",
     "pictures": True,
-    "cameras": RenderSpec().cameras,
+    "cameras": (),
     "size": "256",
     "preset": "faithful",
     "codec": "h264",
@@ -53,6 +52,7 @@ def request_from(values: Mapping[str, Any]) -> dict[str, Any]:
     body: dict[str, Any] = {
         "task": values["task"],
         "variant": values["variant"],
+        "robot": values["robot"],
         "files": list(values["files"]),
         values["goal"] if values["goal"] == "attempts" else "episodes": values["count"],
         "seed": values["seed"] or "0",
@@ -76,7 +76,11 @@ def values_from(request: Mapping[str, Any]) -> dict[str, Any]:
     generation, render = request.get("generation", {}), request.get("render", {})
     values = {
         **BLANK,
-        **{name: _text(request[name]) for name in ("name", "task", "max_attempts", "max_wall_s") if request.get(name)},
+        **{
+            name: _text(request[name])
+            for name in ("name", "task", "robot", "max_attempts", "max_wall_s")
+            if request.get(name)
+        },
         "priority": request.get("priority", "normal"),
         "variant": request.get("variant") or generation.get("variant", "D0"),
         "seed": _text(request.get("seed") or generation.get("seed", 0)),
@@ -103,7 +107,8 @@ def sizes(chosen: str) -> Sequence[int]:
 
 
 def _render(values: Mapping[str, Any]) -> dict[str, Any]:
-    known = {"cameras": list(values["cameras"]), "width": values["size"], "height": values["size"]}
+    known = {"width": values["size"], "height": values["size"]}
+    known |= {"cameras": list(values["cameras"])} if values["cameras"] else {}
     look = {"visual_seed": values["visual_seed"]} if values["visual_seed"] else {}
     return {**known, **look, "preset": values["preset"], "codec": values["codec"]}
 

@@ -93,7 +93,7 @@ def _asked(spec: JobSpec, job: Job) -> list[tuple[str, str]]:
     if spec.min_success_rate is not None:
         rules.append(f"below {100 * spec.min_success_rate:g} % after {spec.min_success_after:,} attempts")
     found = [
-        ("Task", f"{spec.task}, starts {spec.generation.variant}"),
+        ("Task", f"{spec.task}{f' with {spec.robot}' if spec.robot else ''}, starts {spec.generation.variant}"),
         ("From", ", ".join(source.name for source in spec.sources) if job.file_ids else "the seeds of the task"),
         ("Wanted", wanted),
         ("Gives up", "; ".join(rules)),

@@ -40,7 +40,9 @@ def export(dataset_id: DatasetId, asked: ExportRequest, request: Request, servic
         check_stored(session, caller, 0)
         spec = jobs.spec_of(jobs.get(session, dataset.job_id))
         if asked.to == "lerobot":
-            render = asked.render.spec() if asked.render is not None else spec.render or RenderSpec()
+            task = find_task(spec.task, spec.robot)
+            usual = spec.render or RenderSpec(cameras=task.views)
+            render = asked.render.spec(task) if asked.render is not None else usual
             spec = replace(spec, render=render, formats=("lerobot",))
         job = jobs.export(session, dataset_id, spec, to=asked.to, name=asked.name, key_id=caller.key_id)
         session.flush()

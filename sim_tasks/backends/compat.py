@@ -1,15 +1,17 @@
 """Makes robosuite 1.5.2 run on MuJoCo 3.10 and later. Measured against mujoco 4.0.0; see tests/test_backends.py.
 
 Two things changed under robosuite: `mj_fullM` takes `(model, data, dst)` and `MjData.qM` is gone, and an `np.int32` no
-longer equals the joint-type enum it came from. Two things never worked: a joint velocity controller assigns its option
-"compensate gravity" to the read-only property of the same name; and the frame an IIWA's commands refer to hangs on its
-first link and turns with it, where every other robot's stands still. All are repaired here, nowhere else.
+longer equals the joint-type enum it came from. Three things never worked: a joint velocity controller assigns its
+option "compensate gravity" to the read-only property of the same name; the frame an IIWA's commands refer to hangs on
+its first link and turns with it, where every other robot's stands still; and a Sawyer's first link collides with its
+base, whose friction holds it like a brake. All are repaired here, nowhere else.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import logging
+from xml.etree import ElementTree as ET
 
 import mujoco
 import numpy as np
@@ -19,7 +21,7 @@ logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= l
 
 from robosuite.controllers.parts.controller import Controller  # noqa: E402
 from robosuite.controllers.parts.generic.joint_vel import JointVelocityController  # noqa: E402
-from robosuite.models.robots import IIWA  # noqa: E402
+from robosuite.models.robots import IIWA, Sawyer  # noqa: E402
 from robosuite.utils.binding_utils import MjModel  # noqa: E402
 
 _JOINT_QPOS = {mujoco.mjtJoint.mjJNT_FREE.value: 7, mujoco.mjtJoint.mjJNT_BALL.value: 4}
@@ -35,6 +37,7 @@ def apply() -> None:
     Controller.update = _update
     JointVelocityController.torque_compensation = property(_compensation, _set_compensation)
     IIWA.__init__ = _make_iiwa
+    Sawyer.__init__ = _make_sawyer
     # MuJoCo would write MUJOCO_LOG.TXT into whatever folder the user is in; divergence is read from its counters.
     mujoco.set_mju_user_warning(lambda _: None)
 
@@ -51,6 +54,16 @@ def _make_iiwa(robot: IIWA, idn: int = 0) -> None:
     link.remove(frame)
     frame.set("pos", link.get("pos") or "0 0 0")
     base.append(frame)
+
+
+_sawyer = Sawyer.__init__
+
+
+def _make_sawyer(robot: Sawyer, idn: int = 0) -> None:
+    """Make the model, then let its first link turn in its base, which it would rub against."""
+    _sawyer(robot, idn=idn)
+    base, link = (robot.naming_prefix + name for name in ("right_arm_base_link", "right_l0"))
+    robot.contact.append(ET.Element("exclude", {"body1": base, "body2": link}))
 
 
 def _qpos_address(model: MjModel, name: str) -> int | tuple[int, int]:

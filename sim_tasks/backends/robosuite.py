@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from factory.errors import BackendError, unknown_name
 from factory.scene import SceneState
 from factory.sim import Block, BlockResult, Commands, Snapshot
 from factory.specs import EefSpec, TaskSpec
+from factory.transfer import transferred
 from sim_tasks.backends import annotation, exact_control, fingerprint
 from sim_tasks.backends.compiled_path import CompiledPath, Outcome
 from sim_tasks.backends.controllers import Arm, UnsupportedControlError, arms
@@ -96,6 +97,7 @@ class RobosuiteBackend:
         self._exact: list[exact_control.ExactArm] = []
         self._active = -1
         self._kinematics: Reach | None = None
+        self._recorder: RobosuiteBackend | None = None
         self._path: CompiledPath | None = self._compile() if control_mode == "compiled" else None
         self.control_mode: ControlMode = "compiled" if self._path else "robosuite"
         if control_mode != "robosuite" and not self._path and self._exact_arms() is not None:
@@ -113,6 +115,7 @@ class RobosuiteBackend:
     ) -> SceneState:
         """Start an environment; objects without a placement start where robosuite's own sampler puts them."""
         self._leave()
+        self._dismiss_recorder()
         self._restore_model()
         _use_generator(self._env, rng)
         for robot in self._env.robots:
@@ -193,7 +196,16 @@ class RobosuiteBackend:
         return self._kinematics.misses(eef, self._data.qpos, T_world_eef)
 
     def annotate(self, demo: Demo) -> AnnotatedDemo:
-        """Read a demo's states in this scene; see `annotation.annotate`."""
+        """Read a demo's states in this scene; see `annotation.annotate`.
+
+        What another robot recorded is read in that robot's scene, and its hands' poses become this robot's.
+        """
+        recorded_with = self.task.recorded_with
+        if recorded_with is not None:
+            if self._recorder is None:
+                recorder = replace(self.task, robot=recorded_with, recorded_with=None)
+                self._recorder = RobosuiteBackend(recorder, control_mode="robosuite")
+            return transferred(self._recorder.annotate(demo), recorded_with, self.task.robot)
         self._leave()
         self._restore_model()
         try:
@@ -217,6 +229,7 @@ class RobosuiteBackend:
 
     def close(self) -> None:
         """Release robosuite's environment."""
+        self._dismiss_recorder()
         self._env.close()
 
     @property
@@ -238,6 +251,12 @@ class RobosuiteBackend:
     def environment(self) -> Any:
         """The robosuite environment around them."""
         return self._env
+
+    def _dismiss_recorder(self) -> None:
+        """Close the scene of the robot in the demonstrations, which takes as much memory as this one."""
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
 
     # --- one environment at a time ----------------------------------------------------------------------------------
 

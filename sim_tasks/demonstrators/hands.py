@@ -136,24 +136,34 @@ def reach(hand: Hand, T_world_grasp: Array, style: Style, *, hover_m: float | No
     return (yield Stroke(T_world_eef=grasp, closed=False, steps=style.pause_steps))
 
 
-def close(scene: SceneState, hand: Hand, obj: str, T_world_grasp: Array) -> Part:
-    """Close the fingers, little by little, until the opposing ones touch an object, and a moment longer."""
+def close(scene: SceneState, hand: Hand, obj: str, T_world_grasp: Array, *, squeeze: float = 1.0) -> Part:
+    """Close the fingers, little by little, until the opposing ones touch an object, and a moment longer.
+
+    `squeeze` is how far a hand's fingers are told to close, 0 to 1: its force grows with what they lack of that.
+    """
     grasp = hand.at(T_world_grasp)
     many = len(hand.eef.opens) > 1
     for step in range(_CLOSING_STEPS):
         if hand.touches(scene, obj):
             break
         # A parallel gripper is told to close at once, as people do; a hand's fingers bend one after the other.
-        scene = yield Stroke(T_world_eef=grasp, closed=min(1.0, (step + 1) / 12) if many else 1.0, steps=1)
-    return (yield Stroke(T_world_eef=grasp, closed=True, steps=_SQUEEZE_STEPS))
+        scene = yield Stroke(T_world_eef=grasp, closed=min(squeeze, (step + 1) / 12) if many else 1.0, steps=1)
+    return (yield Stroke(T_world_eef=grasp, closed=squeeze, steps=_SQUEEZE_STEPS))
 
 
 def take(
-    scene: SceneState, hand: Hand, obj: str, T_world_grasp: Array, style: Style, *, hover_m: float | None = None
+    scene: SceneState,
+    hand: Hand,
+    obj: str,
+    T_world_grasp: Array,
+    style: Style,
+    *,
+    hover_m: float | None = None,
+    squeeze: float = 1.0,
 ) -> Part:
     """Reach for an object and close on it."""
     scene = yield from reach(hand, T_world_grasp, style, hover_m=hover_m)
-    return (yield from close(scene, hand, obj, T_world_grasp))
+    return (yield from close(scene, hand, obj, T_world_grasp, squeeze=squeeze))
 
 
 def bring(
@@ -176,9 +186,23 @@ def bring(
     )
 
 
-def let_go(hand: Hand, T_world_eef: Array, style: Style, *, back_m: float | None = None) -> Part:
-    """Open the fingers where the hand is told to be and leave the way it came; `T_world_eef` is that place."""
-    yield Stroke(T_world_eef=T_world_eef, closed=True, steps=style.pause_steps)
+def let_go(
+    hand: Hand,
+    T_world_eef: Array,
+    style: Style,
+    *,
+    back_m: float | None = None,
+    slow_steps: int = 0,
+    closed: float = 1.0,
+) -> Part:
+    """Open the fingers where the hand is told to be and leave the way it came; `T_world_eef` is that place.
+
+    `closed` is how far the fingers were told to close. Over `slow_steps` they open little by little: a hand that lets go
+    at once flings what stands on a small foot.
+    """
+    yield Stroke(T_world_eef=T_world_eef, closed=closed, steps=style.pause_steps)
+    for step in range(slow_steps):
+        yield Stroke(T_world_eef=T_world_eef, closed=closed * (1.0 - (step + 1) / slow_steps), steps=1)
     yield Stroke(T_world_eef=T_world_eef, closed=False, steps=10 if len(hand.eef.opens) > 1 else 6)
     T_grasp = T_world_eef @ poses.inverse(hand.at(np.eye(4)))
     away = hand.at(back_off(T_grasp, style.hover_m if back_m is None else back_m))

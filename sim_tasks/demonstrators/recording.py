@@ -16,7 +16,19 @@ from factory.placements import sample_placements
 from factory.scene import SceneState, concatenate, take
 from factory.sim import Block, BlockResult, Hold, SimBackend
 from factory.specs import ResetSpec, TaskSpec
-from sim_tasks.demonstrators import can, cubes, door, square, two_arm_handover, two_arm_lift
+from sim_tasks.catalog import family_of
+from sim_tasks.demonstrators import (
+    can,
+    cubes,
+    door,
+    gr1_pick_place,
+    square,
+    two_arm_handover,
+    two_arm_lift,
+    two_arm_lift_tray,
+    two_arm_threading,
+    two_arm_transport,
+)
 from sim_tasks.demonstrators.hands import DuetOf, Now
 from sim_tasks.demonstrators.strokes import Script, ScriptOf, block, draw_style
 
@@ -36,9 +48,13 @@ SCRIPTS: Mapping[str, ScriptOf] = {
 
 DUETS: Mapping[str, DuetOf] = {
     "two_arm_lift": two_arm_lift.lift,
+    "two_arm_lift_tray": two_arm_lift_tray.lift_tray,
     "two_arm_handover": two_arm_handover.hand_over,
+    "two_arm_threading": two_arm_threading.thread,
+    "two_arm_transport": two_arm_transport.transport,
+    "gr1_pick_place": gr1_pick_place.pick_place,
 }
-"""Scripts for robots with two arms."""
+"""Scripts for robots with two arms, by task or family."""
 
 _TRIES_PER_DEMO = 5
 """Failed tries per wanted demonstration before a script is called broken; the shipped ones rarely need a second."""
@@ -103,7 +119,7 @@ def perform(
 
     The numbers are written into the demo's attributes: the same ones give the same demonstration again.
     """
-    if task.name not in SCRIPTS and task.name not in DUETS:
+    if task.name not in SCRIPTS and family_of(task.name) not in DUETS:
         raise SpecError(unknown_name("script for task", task.name, [*SCRIPTS, *DUETS]))
     scene, rng = start(task, backend, seed=seed, attempt=attempt, index=index, count=count, variant=variant)
     state = backend.sim_state(0)
@@ -156,7 +172,7 @@ def _play(task: TaskSpec, backend: SimBackend, scene: SceneState, rng: np.random
         yield from _act(task, backend, Now.of(scene), {"right": SCRIPTS[task.name](scene, draw_style(rng))})
         return
     now = Now.of(scene)
-    acts = DUETS[task.name](now, {eef: draw_style(rng) for eef in task.robot.eefs})
+    acts = DUETS[family_of(task.name)](now, {eef: draw_style(rng) for eef in task.robot.eefs})
     act = next(acts, None)
     while act is not None:
         now = yield from _act(task, backend, now, act)

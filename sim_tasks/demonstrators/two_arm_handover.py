@@ -28,7 +28,7 @@ from sim_tasks.demonstrators.strokes import Style, raised
 from sim_tasks.tasks import two_arm_handover as task
 
 RIGHT, LEFT = (hands_of(task.TASK.robot)[side] for side in ("right", "left"))
-_PLACE_M = np.array([0.0, 0.0, 1.02])
+_PLACE_M = np.array([0.0, 0.0, 0.97])
 """Where the hammer is handed over: above the table's middle, where both arms are at ease."""
 
 
@@ -59,14 +59,12 @@ def _pick(now: Now, style: Style, T_world_place: Array) -> Part:
     grasp = _grasp(RIGHT, now, now.object("hammer"), task.GIVER_M, style)
     scene = yield from take(now.scene, RIGHT, "hammer", grasp, style)
     lifted = raised(scene.T_world_object["hammer"][-1], style.carry_m - 0.03)
-    return (yield from bring(scene, RIGHT, "hammer", T_world_place, style, speed_m_s=0.2, through=(lifted,)))
+    return (yield from bring(scene, RIGHT, "hammer", T_world_place, style, speed_m_s=0.25, through=(lifted,)))
 
 
 def _stow(now: Now, style: Style) -> Part:
-    over = poses.pose(
-        poses.yaw_matrix(np.array(np.pi / 2)), np.array([*style.place_offset_m, task.BIN_FLOOR_M + 0.03])
-    )
+    over = poses.pose(poses.yaw_matrix(np.array(np.pi / 2)), np.array([*style.place_offset_m, task.BIN_FLOOR_M + 0.03]))
     there = now.object("bin") @ over
-    scene = yield from bring(now.scene, LEFT, "hammer", raised(there, 0.10), style, speed_m_s=0.25)
+    scene = yield from bring(now.scene, LEFT, "hammer", raised(there, 0.08), style, speed_m_s=0.3)
     scene = yield from bring(scene, LEFT, "hammer", there, style, speed_m_s=0.15)
-    return (yield from let_go(LEFT, LEFT.pose(scene), style, back_m=0.08))
+    return (yield from let_go(LEFT, LEFT.pose(scene), style, back_m=0.09))

@@ -136,3 +136,13 @@ def inside(
         return np.all((here > np.array(low_m)) & (here < np.array(high_m)), axis=-1)
 
     return is_inside
+
+
+def unheld(obj: str, fingers: tuple[str, ...] = FINGERS) -> Predicate:
+    """True while the given fingers do not all touch the object."""
+    grasped = held(obj, fingers)
+
+    def is_unheld(state: SceneState) -> NDArray[np.bool_]:
+        return ~grasped(state)
+
+    return is_unheld

@@ -18,7 +18,7 @@ _ALONG_Y = (math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5))
 
 GIVER_M, TAKER_M = (-0.06, 0.0, 0.0), (0.06, 0.0, 0.0)
 """Where the hands hold the handle, in the hammer's frame: x along the handle, the head at its negative end."""
-_GONE_M = 0.085
+_GONE_M = 0.08
 """A hand that far from the middle of the handle holds neither end of it, and is on its way."""
 
 BIN_FLOOR_M = 0.005
@@ -85,8 +85,8 @@ TASK = TaskSpec(
         },
     ),
     resets={
-        "D0": _reset(0.04, math.radians(20), 0.03, math.radians(10)),
-        "D1": _reset(0.08, math.radians(45), 0.06, math.radians(25)),
+        "D0": _reset(0.05, math.radians(25), 0.03, math.radians(10)),
+        "D1": _reset(0.10, math.radians(50), 0.06, math.radians(25)),
     },
     subtasks={
         "right": (
@@ -113,9 +113,7 @@ TASK = TaskSpec(
             SubtaskSpec(name="stow", object_ref="bin", carries="hammer", interpolation_steps=15),
         ),
     },
-    constraints=(
-        Coordination(subtasks={"right": "give", "left": "take"}, scheme="replay", synchronise_start=False),
-    ),
+    constraints=(Coordination(subtasks={"right": "give", "left": "take"}, scheme="replay", synchronise_start=False),),
     signals={
         "picked": every(_RIGHT, above("hammer", _TABLE_M + 0.08)),
         "handed_over": every(_LEFT, away("hammer", "right", _GONE_M)),

@@ -22,6 +22,7 @@ class Row:
         name: unique.
         group: heading it belongs to.
         task: task name; likewise variant.
+        robot: who does it; empty for the task's own robot.
         variant: reset distribution.
         demos: files below the folder of outside demonstrations; empty for the shipped seeds.
         attempts: how many, indices from 0.
@@ -41,6 +42,7 @@ class Row:
     target: float | None = None
     counting: str = "held"
     fault: str = ""
+    robot: str = ""
 
 
 LIFT_DEMOS = ("robosuite/1710619576_972822_demo.hdf5", "robosuite/lift_demo.hdf5")
@@ -98,6 +100,44 @@ def _faults() -> list[Row]:
     ]
 
 
+TWO_HANDED = ("two_arm_lift", "two_arm_handover", "two_arm_lift_tray")
+
+
+def _two_handed(task: str) -> list[Row]:
+    """Return a task's rows: the success asked for, and beside it a random source played where it was recorded."""
+    group = "Two arms, hands and a humanoid"
+    return [
+        row
+        for variant, target in (("D0", 60.0), ("D1", 40.0))
+        for row in (
+            Row(name=f"{task} {variant}", group=group, task=task, variant=variant, settings=OURS, target=target),
+            Row(
+                name=f"{task} {variant}: untransformed replay",
+                group=group,
+                task=task,
+                variant=variant,
+                settings=CONTROL,
+            ),
+        )
+    ]
+
+
+def _without(task: str, label: str, **settings: Any) -> Row:
+    """Return an ablation, on the same starts as the task's own row."""
+    return Row(
+        name=f"{task} D0: {label}", group="What the constraints are for", task=task, settings={**OURS, **settings}
+    )
+
+
+def _transfers(task: str) -> list[Row]:
+    """Return a Panda's demonstrations carried to four other arms."""
+    group = "Transfer to other robots"
+    return [
+        Row(name=f"transfer {task} to {robot}", group=group, task=task, attempts=50, settings=OURS, robot=robot)
+        for robot in ("UR5e", "Sawyer", "IIWA", "Kinova3")
+    ]
+
+
 ROWS: tuple[Row, ...] = (
     Row(
         name="human lift",
@@ -135,4 +175,14 @@ ROWS: tuple[Row, ...] = (
     *_faults(),
     # Everywhere else the automatic cuts are equal to the stored ones, so the episodes are too; see `boundaries.py`.
     *_automatic("door seeds", "door", ()),
+    *(row for task in ("stack", "square") for row in _transfers(task)),
+    *(row for task in TWO_HANDED for row in _two_handed(task)),
+    _without("two_arm_lift_tray", "no coordination", coordination="off", select_per="arm"),
+    _without("two_arm_handover", "transform", coordination="transform"),
+    _without("two_arm_handover", "translate", coordination="translate"),
+    _without("two_arm_handover", "no coordination", coordination="off", select_per="arm"),
+    _without("two_arm_handover", "no noise", noise_normalised=0.0),
+    _without("two_arm_handover", "random source", selection={"strategy": "random"}),
+    _without("two_arm_lift", "no noise", noise_normalised=0.0),
+    _without("two_arm_lift", "random source", selection={"strategy": "random"}),
 )

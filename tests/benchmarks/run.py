@@ -61,7 +61,7 @@ def measure(row: Row) -> dict[str, Any]:
     if "selection" in settings:
         settings["selection"] = Selection(**settings["selection"])
     spec = GenerationSpec(variant=row.variant, seed=2026, **settings)
-    task = find_task(row.task)
+    task = find_task(row.task, row.robot)
     backend = FaultyBackend(task) if row.fault else RobosuiteBackend(task)
     if isinstance(backend, FaultyBackend):
         backend.fault = row.fault
