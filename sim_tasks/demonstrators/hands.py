@@ -197,8 +197,8 @@ def let_go(
 ) -> Part:
     """Open the fingers where the hand is told to be and leave the way it came; `T_world_eef` is that place.
 
-    `closed` is how far the fingers were told to close. Over `slow_steps` they open little by little: a hand that lets go
-    at once flings what stands on a small foot.
+    `closed` is how far the fingers were told to close. Over `slow_steps` they open little by little: a hand that lets
+    go at once flings what stands on a small foot.
     """
     yield Stroke(T_world_eef=T_world_eef, closed=closed, steps=style.pause_steps)
     for step in range(slow_steps):

@@ -12,7 +12,7 @@ from sim_tasks.tasks import two_arm_lift_tray as task
 HANDS = hands_of(task.TASK.robot)
 
 _SQUEEZE = 0.5
-"""Both sides of a handle are touched, and no more: thumb and fingers press on different lines and would turn the tray."""
+"""Both sides of a handle are touched, no more: thumb and fingers press on different lines and would turn the tray."""
 
 
 def lift_tray(now: Now, styles: Mapping[str, Style]) -> Duet:
