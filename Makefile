@@ -13,7 +13,6 @@ help:
 	@echo "make images    container images, with Docker or, without an engine, with buildah"
 	@echo "make gpu       the GPU backend's own tests; minutes"
 	@echo "make reliability   the long forms of the reliability tests; hours"
-	@echo "make images    the service's container images"
 
 install: $(VENV)/installed
 

@@ -90,6 +90,26 @@ def wilson(successes: int, n: int) -> tuple[float, float, float]:
     return rate, low, high
 
 
+def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, float]:
+    """Return the difference of two success rates on the same n cases and its 95 % interval, all in [-1, 1].
+
+    Args:
+        gained: cases where the first succeeded and the second did not; `lost`: the other way round.
+        lost: see gained.
+        n: all cases, at least `gained + lost`.
+
+    Raises:
+        SpecError: counts do not fit.
+
+    The interval is Bonett and Price's adjusted Wald interval for paired proportions (2012), good for small n.
+    """
+    if n <= 0 or gained < 0 or lost < 0 or gained + lost > n:
+        raise SpecError(f"a difference was asked of {gained} gained and {lost} lost of {n} pairs")
+    p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    reach = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return (gained - lost) / n, max(p - q - reach, -1.0), min(p - q + reach, 1.0)
+
+
 def evenly(total: int, share: float) -> tuple[int, ...]:
     """Return which of `total` things make up a share of them, evenly over them, at least one unless there are none.
 

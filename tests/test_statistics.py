@@ -17,6 +17,7 @@ from factory.statistics import (
     feature_statistics,
     image_statistics,
     merge_histograms,
+    paired_difference,
     source_diversity,
     start_coverage,
     wilson,
@@ -51,6 +52,22 @@ def test_the_interval_holds_the_rate_mirrors_and_narrows(case: tuple[int, int]) 
     assert math.isclose(mirrored_high, 1 - low, abs_tol=1e-12)
     _, more_low, more_high = wilson(4 * successes, 4 * n)
     assert more_high - more_low < high - low
+
+
+@pytest.mark.parametrize(("gains", "losses"), [(0.3, 0.05), (0.1, 0.1), (0.02, 0.0)])
+def test_the_interval_of_a_paired_difference_covers_it(gains: float, losses: float) -> None:
+    """Summed over all outcomes of 60 pairs, not sampled."""
+    n, covered = 60, 0.0
+    for gained in range(n + 1):
+        for lost in range(n + 1 - gained):
+            difference, low, high = paired_difference(gained, lost, n)
+            assert low <= difference <= high
+            mirrored = paired_difference(lost, gained, n)
+            np.testing.assert_allclose((difference, low, high), (-mirrored[0], -mirrored[2], -mirrored[1]), atol=1e-15)
+            if low <= gains - losses <= high:
+                ways = math.comb(n, gained) * math.comb(n - gained, lost)
+                covered += ways * gains**gained * losses**lost * (1 - gains - losses) ** (n - gained - lost)
+    assert covered > 0.94
 
 
 def test_nothing_tried_nothing_known() -> None:

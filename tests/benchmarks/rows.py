@@ -30,6 +30,9 @@ class Row:
         target: published or required rate in percent, if any.
         counting: which count is compared with the target.
         fault: injected fault, if any; see `faults.py`.
+        stratified: of a family of tasks every one is measured, attempts dealt out in turn.
+        replay: every kept episode is played again in another environment and compared bit by bit.
+        beside: name of the row on the same starts that this one is compared with, pair by pair.
     """
 
     name: str
@@ -43,6 +46,9 @@ class Row:
     counting: str = "held"
     fault: str = ""
     robot: str = ""
+    stratified: bool = False
+    replay: bool = False
+    beside: str = ""
 
 
 LIFT_DEMOS = ("robosuite/1710619576_972822_demo.hdf5", "robosuite/lift_demo.hdf5")
@@ -100,32 +106,40 @@ def _faults() -> list[Row]:
     ]
 
 
-TWO_HANDED = ("two_arm_lift", "two_arm_handover", "two_arm_lift_tray")
+TWO_HANDED = (
+    "two_arm_lift",
+    "two_arm_handover",
+    "two_arm_threading",
+    "two_arm_transport",
+    "two_arm_lift_tray",
+    "gr1_pick_place",
+)
 
 
 def _two_handed(task: str) -> list[Row]:
     """Return a task's rows: the success asked for, and beside it a random source played where it was recorded."""
-    group = "Two arms, hands and a humanoid"
+    common: dict[str, Any] = {"group": "Two arms, hands and a humanoid", "task": task}
+    if task == "gr1_pick_place":
+        common |= {"stratified": True, "attempts": 216}
     return [
         row
         for variant, target in (("D0", 60.0), ("D1", 40.0))
         for row in (
-            Row(name=f"{task} {variant}", group=group, task=task, variant=variant, settings=OURS, target=target),
-            Row(
-                name=f"{task} {variant}: untransformed replay",
-                group=group,
-                task=task,
-                variant=variant,
-                settings=CONTROL,
-            ),
+            Row(name=f"{task} {variant}", variant=variant, settings=OURS, target=target, replay=True, **common),
+            Row(name=f"{task} {variant}: untransformed replay", variant=variant, settings=CONTROL, **common),
         )
     ]
 
 
-def _without(task: str, label: str, **settings: Any) -> Row:
+def _without(task: str, label: str, variant: str = "D0", **settings: Any) -> Row:
     """Return an ablation, on the same starts as the task's own row."""
     return Row(
-        name=f"{task} D0: {label}", group="What the constraints are for", task=task, settings={**OURS, **settings}
+        name=f"{task} {variant}: {label}",
+        group="What the constraints are for",
+        task=task,
+        variant=variant,
+        settings={**OURS, **settings},
+        beside=f"{task} {variant}",
     )
 
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from factory.statistics import wilson
+from factory.statistics import paired_difference, wilson
 from tests.benchmarks.rows import ROWS, Row
 from tests.benchmarks.run import RESULTS
 
@@ -40,7 +40,9 @@ def main() -> None:
     for group in dict.fromkeys(row.group for row in ROWS):
         rows = [row for row in ROWS if row.group == group and row.name in results]
         if rows:
-            parts.append(f"## {group}\n\n{_faults(rows, results) if rows[0].fault else _rates(rows, results)}\n")
+            first = rows[0]
+            layout = _faults if first.fault else _pairs if first.beside else _beside_control if first.replay else _rates
+            parts.append(f"## {group}\n\n{layout(rows, results)}\n")
     if ENGINE.exists():
         parts.append(_engine(json.loads(ENGINE.read_text())))
     if SPEED.exists():
@@ -149,6 +151,59 @@ def _faults(rows: list[Row], results: dict[str, Any]) -> str:
         named = ", ".join(f"{k} {n}" for k, n in r["failures"].items())
         lines.append(
             f"| {row.fault.replace('_', ' ')} | {_rate(r['named'], r['attempts'])} | {row.target:g} % | {named} |"
+        )
+    return "\n".join(lines)
+
+
+def _beside_control(rows: list[Row], results: dict[str, Any]) -> str:
+    lines = [
+        "Beside each row a random source demonstration played untransformed on the same starts. *Replayed*: kept",
+        "episodes that, played again from start and actions in another environment, were equal in every bit.",
+        "",
+        "| row | attempts | held | target | reached | untransformed | under a third | replayed | failures | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in (row for row in rows if row.replay):
+        r, control = results[row.name], results.get(f"{row.name}: untransformed replay")
+        reached = "yes" if 100 * wilson(r["held"], r["attempts"])[2] >= (row.target or 0.0) else "**no**"
+        beside, third = "", ""
+        if control is not None:
+            beside = _rate(control["held"], control["attempts"])
+            third = "yes" if 3 * control["held"] * r["attempts"] < r["held"] * control["attempts"] else "**no**"
+        failures = ", ".join(f"{k} {n}" for k, n in list(r["failures"].items())[:3])
+        lines.append(
+            f"| {row.name} | {r['attempts']} | {_rate(r['held'], r['attempts'])} | {row.target:g} % | {reached} "
+            f"| {beside} | {third} | {r['replayed_bit_equal']} of {r['held']} | {failures} "
+            f"| {r['cpu_s_per_attempt']:.2f} |"
+        )
+    for row in rows:
+        if by_task := results[row.name].get("held_by_task"):
+            each = results[row.name]["attempts"] // len(by_task)
+            worst = ", ".join(f"{name} {k}" for name, k in sorted(by_task.items(), key=lambda item: item[1])[:6])
+            lines += ["", f"{row.name}: {len(by_task)} tasks, {each} attempts each; fewest held: {worst}."]
+    return "\n".join(lines)
+
+
+def _pairs(rows: list[Row], results: dict[str, Any]) -> str:
+    lines = [
+        "Points are percentage points against the row named beside it, on the same starts and seeds, with the 95 %",
+        "interval of the paired difference (Bonett and Price 2012).",
+        "",
+        "| row | attempts | held | beside it | points | failures (subtask: reason) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        r, whole = results[row.name], results.get(row.beside)
+        beside, points = "", ""
+        if whole is not None:
+            n = min(r["attempts"], whole["attempts"])
+            pairs = list(zip(r["held_bits"][:n], whole["held_bits"][:n], strict=True))
+            mean, low, high = paired_difference(pairs.count(("1", "0")), pairs.count(("0", "1")), n)
+            beside = f"{row.beside}: {_rate(whole['held'], whole['attempts'])}"
+            points = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        failures = ", ".join(f"{k} {n}" for k, n in list(r["failures"].items())[:3])
+        lines.append(
+            f"| {row.name} | {r['attempts']} | {_rate(r['held'], r['attempts'])} | {beside} | {points} | {failures} |"
         )
     return "\n".join(lines)
 
