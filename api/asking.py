@@ -22,6 +22,7 @@ from api.specs import JobSpec, Purpose
 from api.tables import Idempotency, Job
 from factory.durable import json_bytes
 from factory.errors import ServiceError, SpecError
+from factory.gr00t_layouts import LAYOUTS
 from sim_tasks.catalog import find_task
 
 _NAME = re.compile(r"[!-~]{1,255}")
@@ -98,9 +99,12 @@ def _task(asked: JobRequest) -> str:
     except SpecError as error:
         raise ServiceError(str(error), status=422, code="unknown_task", field="task", found=asked.task) from error
     try:
-        find_task(asked.task, asked.robot)
+        robot = find_task(asked.task, asked.robot).robot.lerobot_type
     except SpecError as error:
         raise ServiceError(str(error), status=422, code="unfit_robot", field="robot", found=asked.robot) from error
+    if "gr00t" in asked.formats and robot not in LAYOUTS:
+        message = f"GR00T's keys are not known for robot type {robot!r}; leave out the format 'gr00t'"
+        raise ServiceError(message, status=422, code="unfit_robot", field="formats", found=robot, allowed=[*LAYOUTS])
     variant = asked.variant or asked.generation.variant
     try:
         task.reset(variant)

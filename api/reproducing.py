@@ -38,6 +38,7 @@ _FLAGS = {
     "coordination": "--coordination",
     "coordination_noise": "--coordination-noise",
     "ordering": "--ordering",
+    "transit": "--transit",
     "noise_normalised": "--noise",
     "interpolation_steps": "--interpolation-steps",
     "fixed_steps": "--fixed-steps",
@@ -87,7 +88,7 @@ def _command(spec: JobSpec, asked: dict[str, Any], *, has_files: bool) -> tuple[
             words += ["--top-k", str(spec.generation.selection.top_k)] if spec.generation.selection else []
         else:
             missing.append(f"generation.{name}")
-    words += _render(spec.render, views_of(spec.task), missing)
+    words += _render(spec.render, views_of(spec.task, spec.robot), missing)
     words += ["--keep-failed"] if spec.keep_failed else []
     words += ["--backend", spec.backend] if spec.backend != "robosuite" else []
     words += ["--worlds", str(spec.worlds)] if spec.worlds is not None else []

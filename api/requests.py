@@ -25,6 +25,8 @@ def _plain(text: str) -> str:
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """A name that may become part of a file's name."""
+TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9_-]{1,100}){0,3}$")]
+"""A task's, that of one of a family with it: "stack", "stack/shelf"."""
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"), AfterValidator(_plain)]
 """One line for people."""
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -74,6 +76,7 @@ class GenerationSettings(Body):
     coordination: Literal["task", "off", "transform", "translate", "replay"] = "task"
     coordination_noise: Annotated[float, Field(ge=0.0, le=1e3)] = 1.0
     ordering: Literal["task", "off"] = "task"
+    transit: Literal["straight", "planned"] = "straight"
     segmentation: Literal["stored", "predicates", "automatic"] = "stored"
     paraphrases: bool = False
     max_steps: Annotated[int, Field(ge=1, le=100_000)] = 3000
@@ -137,7 +140,7 @@ class JobRequest(Body):
             ]
         }
     )
-    task: Name = Field(description="A task's name; `GET /v1/tasks` lists them.")
+    task: TaskName = Field(description="A task's name; `GET /v1/tasks` lists them.")
     robot: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$")] = Field(
         default="",
         description="Have another robot do it, such as `UR5e`; the demonstrations are still those of the task's own "
@@ -211,7 +214,7 @@ class JobRequest(Body):
             min_success_rate=self.min_success_rate,
             min_success_after=self.min_success_after,
             keep_failed=self.keep_failed,
-            render=None if self.render is None else self.render.spec(find_task(self.task)),
+            render=None if self.render is None else self.render.spec(find_task(self.task, self.robot)),
             formats=tuple(dict.fromkeys(self.formats)),
             mixed=self.mixed,
         )
@@ -234,7 +237,7 @@ def request_of(spec: JobSpec, file_ids: Sequence[str]) -> dict[str, Any]:
     asked["generation"] = dataclasses.asdict(spec.generation)
     asked["render"] = None
     if spec.render is not None:
-        usual = spec.render.cameras == views_of(spec.task)
+        usual = spec.render.cameras == views_of(spec.task, spec.robot)
         asked["render"] = {**dataclasses.asdict(spec.render), **({"cameras": None} if usual else {})}
     if spec.attempts is not None:
         del asked["max_attempts"]

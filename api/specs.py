@@ -112,9 +112,16 @@ class JobSpec:
         if self.min_success_rate is not None and not 0.0 < self.min_success_rate <= 1.0:
             raise SpecError(f"min_success_rate is {self.min_success_rate}; it must lie above 0 and not above 1")
         self._check_device()
+        if self.generation.transit == "planned" and not self.backend.startswith("robosuite"):
+            raise SpecError(
+                f"transit is planned on the backend robosuite; {self.backend} cannot say what is in the way"
+            )
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or "lerobot" not in self.formats:
             raise SpecError(f"formats {list(self.formats)}; known are {', '.join(FORMATS)}, and lerobot is always made")
+        if "gr00t" in self.formats and (self.render is None or self.render.codec != "h264"):
+            found = "there are none" if self.render is None else f"their codec is {self.render.codec}"
+            raise SpecError(f"formats {list(self.formats)}: gr00t needs pictures as H.264; {found}")
 
     def _check_device(self) -> None:
         if self.worlds is not None and self.backend not in ("mjwarp", "kinematic"):

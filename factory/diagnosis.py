@@ -25,6 +25,7 @@ REASONS: Mapping[str, str] = {
     "not_achieved": "the motion ended without its effect",
     "success_lost": "success was reached but did not last",
     "constraint_deadlock": "arms waited for each other",
+    "no_way": "no way to the next segment was found that touches nothing",
     "infra_poison": "the attempt killed its worker three times",
 }
 """Reason -> one plain sentence. Every failure carries one of these names."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from av.error import FFmpegError
@@ -12,33 +11,35 @@ from av.error import FFmpegError
 from factory import lerobot
 from factory.durable import rename_into_place, staging
 from factory.errors import DatasetError
-from factory.foreign import ADDED, ANNOTATION, ForeignEpisode, foreign_episodes, read_info, read_modality
-from factory.foreign_findings import ForeignSet, look
+from factory.foreign import ADDED, ANNOTATION, ForeignEpisode, foreign_episodes
+from factory.foreign_findings import kinds_of
+from factory.foreign_meta import read_info, read_modality
+from factory.foreign_set import ForeignSet, look
 from factory.lerobot_v21 import Footage, Rows, video_feature, write_set
 
 
-def import_set(root: Path, out: Path) -> tuple[ForeignSet, tuple[int, ...]]:
-    """Write a clean copy of a set to the folder `out`, LeRobot v2.1; return what was found, and which episodes lack.
+def import_set(root: Path, out: Path) -> tuple[ForeignSet, Mapping[int, str]]:
+    """Write a clean copy of a set to the folder `out`, LeRobot v2.1; return what was found, and what was left out.
 
-    Counts, indices, time stamps (from 0), features and statistics are made anew, floats become float32; values,
-    texts, `meta/modality.json` and encoded frames stay what they are. Episodes whose videos do not have one frame for
-    each row are left out. The folder appears complete or not at all.
+    The latter is episode -> why. Counts, indices, time stamps (from 0), features and statistics are made anew, floats
+    become float32; values, texts, `meta/modality.json` and encoded frames stay what they are; the first task of an
+    episode is its instruction.
+    The folder appears complete or not at all.
 
     Raises:
-        DatasetError: `out` exists, or the set cannot be read.
+        DatasetError: `out` exists, the set cannot be read, or no episode of it can be copied.
     """
     if out.exists():
         raise DatasetError(f"{out} already exists; choose another folder or remove it first")
     found = look(root)
-    missing: list[int] = []
+    left_out: dict[int, str] = {}
 
     def rows() -> Iterator[Rows]:
         for episode in foreign_episodes(root):
-            whole = all(film.frames in (-1, len(episode)) for film in episode.films.values())
-            if whole and set(episode.films) == set(found.cameras):
-                yield _rows(episode, found.tasks)
+            if why := _unfit(episode, found):
+                left_out[episode.index] = why
             else:
-                missing.append(episode.index)
+                yield _rows(episode, found.tasks)
 
     try:
         with staging(out) as folder:
@@ -54,7 +55,7 @@ def import_set(root: Path, out: Path) -> tuple[ForeignSet, tuple[int, ...]]:
                     )
                     for camera, picture in found.cameras.items()
                 },
-                modality=read_modality(root),
+                modality=read_modality(root).said,
                 relative={},
                 horizon=1,
             )
@@ -62,7 +63,23 @@ def import_set(root: Path, out: Path) -> tuple[ForeignSet, tuple[int, ...]]:
                 raise DatasetError(f"{out} was made by someone else in the meantime; nothing was written")
     except (OSError, FFmpegError) as error:
         raise DatasetError(f"{out} was not written: {error}; the unfinished folder was removed") from error
-    return found, tuple(missing)
+    return found, left_out
+
+
+def _unfit(episode: ForeignEpisode, found: ForeignSet) -> str:
+    """Return why an episode cannot be copied, "" when it can."""
+    if not len(episode):
+        return "it has no rows"
+    if other := sorted({name for name, _ in kinds_of(episode).items() ^ found.columns.items()}):
+        return f"its columns are not those of the others: {', '.join(other)}"
+    for name, values in episode.columns.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            return f"column {name!r} is not finite"
+    for camera in found.cameras:
+        frames = episode.films[camera].frames if camera in episode.films else 0
+        if frames != len(episode):
+            return f"camera {camera!r} has {frames} frames for {len(episode)} rows"
+    return ""
 
 
 def _rows(episode: ForeignEpisode, tasks: Mapping[int, str]) -> Rows:
@@ -88,11 +105,6 @@ def _rows(episode: ForeignEpisode, tasks: Mapping[int, str]) -> Rows:
     )
 
 
-def _names(root: Path, found: ForeignSet) -> dict[str, list[str]]:
-    features: Mapping[str, Any] = read_info(root)[0].get("features", {})
-    names: dict[str, list[str]] = {}
-    for name, (_, shape) in found.columns.items():
-        called = features.get(name, {}).get("names")
-        if shape and isinstance(called, list) and len(cast("list[Any]", called)) == shape[0]:
-            names[name] = [str(one) for one in cast("list[Any]", called)]
-    return names
+def _names(root: Path, found: ForeignSet) -> dict[str, tuple[str, ...]]:
+    features = read_info(root).features
+    return {name: features[name].names for name in found.columns if name in features and features[name].names}

@@ -24,6 +24,7 @@ from factory.selection import SourceSet, drawn_bounds, select_source
 from factory.sim import Block, Commands, Hold
 from factory.specs import GenerationSpec, TaskSpec
 from factory.streams import Streams
+from factory.transit import Survey, TransitUse
 
 Array = NDArray[np.float64]
 
@@ -70,6 +71,7 @@ class Move:
             when it has not begun, has finished, settles or holds at the end.
         waiting: end effectors that have not begun their subtask yet -> what they wait for.
         constraints: how those met so far were carried out.
+        transits: bridges planned so far, where they were.
     """
 
     commands: Commands
@@ -79,24 +81,26 @@ class Move:
     ahead: Mapping[str, Block] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     constraints: tuple[ConstraintUse, ...] = ()
+    transits: tuple[TransitUse, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.commands.values())))
 
 
 def attempt(
-    task: TaskSpec, sources: SourceSet, spec: GenerationSpec, streams: Streams
+    task: TaskSpec, sources: SourceSet, spec: GenerationSpec, streams: Streams, survey: Survey | None = None
 ) -> Generator[Move, SceneState, Failure | None]:
     """Yield the moves of one attempt; send back the scene after each, leading axis of any length, newest last.
 
     Returns None when every arm has played its chain, or what kept the arms from going on: a deadlock that was not seen
-    when the task was made.
+    when the task was made, or no way to a segment.
 
     Args:
         task: what to do.
         sources: demos with their cuts; see `sources.check_sources`.
         spec: settings.
         streams: the attempt's randomness.
+        survey: what planned transit asks for its surroundings, see `transit`; bridges are straight without.
     """
     eefs = tuple(task.subtasks)
     scene = yield Move(
@@ -105,10 +109,14 @@ def attempt(
         subtask=dict.fromkeys(eefs, 0),
         sources=(),
     )
-    crew = _Crew(task, sources, spec, streams)
+    crew = _Crew(task, sources, spec, streams, survey)
     step = 0
     while True:
         crew.begin(scene, step)
+        if (blocked := crew.blocked()) is not None:
+            # A moment is played, so that there is something to see of an attempt that is stuck at once.
+            yield crew.stand(step)
+            return blocked
         if all(arm.done for arm in crew.arms.values()):
             break
         length = crew.steps(step)
@@ -126,6 +134,7 @@ def attempt(
             ahead=ahead,
             waiting=waiting,
             constraints=crew.met,
+            transits=crew.planned,
         )
         step += length
     yield Move(
@@ -134,6 +143,7 @@ def attempt(
         subtask={eef: arm.last for eef, arm in crew.arms.items()},
         sources=crew.used,
         constraints=crew.met,
+        transits=crew.planned,
     )
     return None
 
@@ -167,8 +177,10 @@ class _Bond:
 class _Crew:
     """All arms of one attempt, and what holds between them."""
 
-    def __init__(self, task: TaskSpec, sources: SourceSet, spec: GenerationSpec, streams: Streams) -> None:
-        self._task, self._sources, self._spec, self._streams = task, sources, spec, streams
+    def __init__(
+        self, task: TaskSpec, sources: SourceSet, spec: GenerationSpec, streams: Streams, survey: Survey | None
+    ) -> None:
+        self._task, self._sources, self._spec, self._streams, self._survey = task, sources, spec, streams, survey
         self.arms = {eef: Arm(eef=eef, last=len(chain) - 1) for eef, chain in task.subtasks.items()}
         self._bounds = drawn_bounds(sources, streams.selection)
         self._chosen: dict[str, int] = {}
@@ -179,6 +191,11 @@ class _Crew:
     def used(self) -> tuple[SourceUse, ...]:
         """Every piece of a demo used so far."""
         return tuple(use for arm in self.arms.values() for use in arm.used)
+
+    @property
+    def planned(self) -> tuple[TransitUse, ...]:
+        """Every bridge planned so far."""
+        return tuple(use for arm in self.arms.values() for use in arm.planned)
 
     @property
     def met(self) -> tuple[ConstraintUse, ...]:
@@ -231,6 +248,26 @@ class _Crew:
         )
         subtask = self._task.subtasks[eef][self.arms[eef].subtask].name
         return Failure(subtask=subtask, eef=eef, reason="constraint_deadlock", detail=f"at step {step}: {said}")
+
+    def blocked(self) -> Failure | None:
+        """Return the failure of an arm that found no way to its next segment."""
+        for eef, arm in self.arms.items():
+            if arm.blocked:
+                subtask = self._task.subtasks[eef][arm.subtask].name
+                return Failure(subtask=subtask, eef=eef, reason="no_way", detail=arm.blocked)
+        return None
+
+    def stand(self, step: int) -> Move:
+        """Return a move in which every arm stays where it is."""
+        return Move(
+            commands={eef: Hold(steps=1) for eef in self.arms},
+            phase="work",
+            subtask={eef: arm.subtask for eef, arm in self.arms.items()},
+            sources=self.used,
+            waiting=self.waiting(step),
+            constraints=self.met,
+            transits=self.planned,
+        )
 
     # ---- what an arm waits for ---------------------------------------------------------------------------------------
 
@@ -338,7 +375,8 @@ class _Crew:
             bounds=bounds,
             step=step,
             shared=shared,
-            rng=self._streams.noise,
+            streams=self._streams,
+            survey=self._survey,
         )
 
     def _choose(self, eef: str, scene: SceneState, subtask: int | None = None) -> int:

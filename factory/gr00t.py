@@ -18,9 +18,9 @@ from factory.dataset_reading import Dataset, open_dataset, read_episodes
 from factory.durable import rename_into_place, staging
 from factory.errors import DatasetError
 from factory.gr00t_layouts import Layout, layout_of
+from factory.kit import write_kit
 from factory.lerobot_v21 import Footage, Rows, video_feature, write_set
 from factory.statistics import Statistics
-from factory.training import write_kit
 
 HORIZON = 16
 """Actions that GR00T's configurations predict at once."""

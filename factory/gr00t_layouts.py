@@ -1,163 +1,21 @@
-"""What GR00T's data configurations call the parts of a robot, and where they are in our columns.
+"""What GR00T's data configurations call the parts of each robot, and which of our columns they are.
 
-One `Layout` for each set of keys: one Panda, two Pandas with grippers, two Pandas with hands, and the 44 columns of a
-GR-1. Keys and conventions are those of GR00T N1; where a part does not exist it is zero.
+One `Layout` for each set of keys: one arm with a gripper, two Pandas with grippers, two Pandas with hands, and the 44
+columns of a GR-1. Keys and conventions are those of GR00T N1; where a part does not exist it is zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from factory import poses
-from factory.episodes import Episode
 from factory.errors import DatasetError
-
-Array = NDArray[np.float32]
-
-STATE, ACTION = "observation.state", "action"
+from factory.gr00t_parts import ACTION, ROT6D, STATE, Layout, Part, closes, constant, rotation_of, scaled, taken
 
 FINGER_SCALE, THUMB_SCALE = 1.5, 3.0
 """NVIDIA's GR-1 sets command hands beyond the joints' limits: -1.5 opens a finger, +1.5 closes it, thumbs -3 and +3."""
 
-_ROT6D = ("r11", "r12", "r13", "r21", "r22", "r23")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One key of a modality.
-
-    Attributes:
-        key: as GR00T's data configuration names it.
-        names: one per element, units included.
-        values: episode -> ``(T, len(names))``.
-        column: where it is stored; parts of one column stand side by side in order.
-        rotation: GR00T's `rotation_type`, "" for what is no rotation.
-        absolute: False for displacements, which are padded with zeros and not with the last row.
-        relative: whether the same key exists in state and action, both absolute joint positions, so that a policy may
-            be trained on their difference.
-    """
-
-    key: str
-    names: tuple[str, ...]
-    values: Callable[[Episode], Array]
-    column: str
-    rotation: str = ""
-    absolute: bool = True
-    relative: bool = False
-
-    @property
-    def is_hand(self) -> bool:
-        """Whether it is about fingers."""
-        return self.key.endswith(("hand", "gripper_qpos", "gripper_close"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """All keys of one kind of robot.
-
-    Attributes:
-        data_config: name of GR00T's own configuration with these keys.
-        embodiment_tag: as GR00T N1.5 names the robot.
-        state: parts of what is seen.
-        action: parts of what is done.
-        views: name of a view -> cameras that may show it, the best first.
-        task_annotations: annotations that hold the instruction, without the "annotation." prefix.
-    """
-
-    data_config: str
-    embodiment_tag: str
-    state: tuple[Part, ...]
-    action: tuple[Part, ...]
-    views: Mapping[str, tuple[str, ...]]
-    task_annotations: tuple[str, ...] = ("human.action.task_description",)
-
-    def columns(self, episode: Episode) -> dict[str, tuple[tuple[str, ...], Array]]:
-        """Return column -> names of its elements and rows ``(T, n)`` of an episode."""
-        found: dict[str, tuple[tuple[str, ...], list[Array]]] = {}
-        for part in (*self.state, *self.action):
-            names, rows = found.get(part.column, ((), []))
-            found[part.column] = (names + part.names, [*rows, part.values(episode)])
-        return {column: (names, np.concatenate(rows, axis=1)) for column, (names, rows) in found.items()}
-
-    def slices(self) -> dict[str, tuple[str, int, int]]:
-        """Return "state.<key>" and "action.<key>" -> column, start and stop."""
-        widths: dict[str, int] = {}
-        found: dict[str, tuple[str, int, int]] = {}
-        for modality, parts in (("state", self.state), ("action", self.action)):
-            for part in parts:
-                start = widths.get(part.column, 0)
-                widths[part.column] = start + len(part.names)
-                found[f"{modality}.{part.key}"] = (part.column, start, widths[part.column])
-        return found
-
-    def modality(self, views: Mapping[str, str], annotations: tuple[str, ...]) -> dict[str, Any]:
-        """Return `meta/modality.json`; `views` maps names of views to the features that hold them."""
-        slices = self.slices()
-        document: dict[str, Any] = {"state": {}, "action": {}}
-        for modality, parts in (("state", self.state), ("action", self.action)):
-            for part in parts:
-                column, start, stop = slices[f"{modality}.{part.key}"]
-                entry = {"start": start, "end": stop, "original_key": column, "absolute": part.absolute}
-                turned = {"rotation_type": part.rotation} if part.rotation else {}
-                document[modality][part.key] = {**entry, "dtype": "float32", **turned}
-        document["video"] = {view: {"original_key": feature} for view, feature in views.items()}
-        document["annotation"] = {name: {"original_key": f"annotation.{name}"} for name in annotations}
-        return document
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
-def _take(column: str, names: tuple[str, ...]) -> Callable[[Episode], Array]:
-    """Return what reads elements of a column by their names."""
-
-    def values(episode: Episode) -> Array:
-        found = episode.columns.get(column)
-        missing = [name for name in names if found is None or name not in found.names]
-        if found is None or missing:
-            has = "no such column" if found is None else ", ".join(found.names)
-            raise DatasetError(
-                f"episode {episode.index}: the GR00T view needs {', '.join(missing)} in column {column!r}; found {has}"
-            )
-        return found.values[:, [found.names.index(name) for name in names]].astype(np.float32)
-
-    return values
-
-
-def _constant(row: tuple[float, ...]) -> Callable[[Episode], Array]:
-    return lambda episode: np.tile(np.array(row, np.float32), (len(episode), 1))
-
-
-def _quaternion(eef: str) -> Callable[[Episode], Array]:
-    """Return what reads a hand's rotation as a quaternion, real part first."""
-    rows = _take(STATE, tuple(f"{eef}_eef_{name}" for name in _ROT6D))
-
-    def values(episode: Episode) -> Array:
-        matrix = poses.matrix_from_rot6d(rows(episode).astype(np.float64))
-        quat = poses.quat_wxyz_from_matrix(matrix)
-        # Both signs mean the same rotation; a policy should not see them change from row to row.
-        turned = np.where((quat[1:] * quat[:-1]).sum(1) < 0, -1.0, 1.0)
-        return (quat * np.concatenate([[1.0], np.cumprod(turned)])[:, None]).astype(np.float32)
-
-    return values
-
-
-def _scaled(values: Callable[[Episode], Array], scale: tuple[float, ...]) -> Callable[[Episode], Array]:
-    return lambda episode: values(episode) * np.array(scale, np.float32)
-
-
-def _closes(eef: str) -> Callable[[Episode], Array]:
-    """Return what says 1 where the gripper is told to close and 0 where to open, GR00T's "binary"."""
-    command = _take(ACTION, (f"{eef}_gripper",))
-    return lambda episode: (command(episode) > 0).astype(np.float32)
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- parts of several robots ------------------------------------------------------------------------------------------
 
 
 def _numbered(eef: str, what: str, unit: str, numbers: tuple[int, ...]) -> tuple[str, ...]:
@@ -172,7 +30,7 @@ _SIX = ("little", "ring", "middle", "index", "thumb_bend", "thumb_turn")
 """Order of a hand's six numbers, in state and action, of commands here and of NVIDIA's sets."""
 
 _INSPIRE = (11, 9, 7, 5, 2, 1)
-"""Which of `EefSpec.gripper_joints` of an Inspire hand bend where each finger leaves the palm, in that order."""
+"""Which of `EefSpec.gripper_joints` of an Inspire hand, counted from 1, bend where each finger leaves the palm."""
 _FOURIER = (10, 8, 6, 4, 2, 1)
 """Likewise of a Fourier hand."""
 
@@ -182,8 +40,8 @@ def _hand_pose(eef: str, position: str, rotation: str) -> tuple[Part, ...]:
     xyz = tuple(f"{eef}_eef_{name}" for name in ("x_m", "y_m", "z_m"))
     quat = tuple(f"{eef}_eef_{name}" for name in ("qw", "qx", "qy", "qz"))
     return (
-        Part(key=position, names=xyz, values=_take(STATE, xyz), column=STATE),
-        Part(key=rotation, names=quat, values=_quaternion(eef), column=STATE, rotation="quaternion"),
+        Part(key=position, names=xyz, values=taken(STATE, xyz), column=STATE),
+        Part(key=rotation, names=quat, values=rotation_of(eef), column=STATE, rotation="quaternion"),
     )
 
 
@@ -191,27 +49,27 @@ def _displacement(eef: str, position: str, rotation: str) -> tuple[Part, ...]:
     """Return what an arm was told: how far to move and turn, as executed, normalised, in its base frame."""
     shift, turn = (tuple(f"{eef}_{name}" for name in names) for names in (("dx", "dy", "dz"), ("rx", "ry", "rz")))
     return (
-        Part(key=position, names=shift, values=_take(ACTION, shift), column=ACTION, absolute=False),
-        Part(key=rotation, names=turn, values=_take(ACTION, turn), column=ACTION, absolute=False),
+        Part(key=position, names=shift, values=taken(ACTION, shift), column=ACTION, absolute=False),
+        Part(key=rotation, names=turn, values=taken(ACTION, turn), column=ACTION, absolute=False),
     )
 
 
 def _more_state(eef: str, joints: int) -> tuple[Part, ...]:
     """Return what GR00T from N1.6 on needs beside displacements: absolute joints, and the pose in its nine numbers."""
     names = _numbered(eef, "joint", "rad", tuple(range(1, joints + 1)))
-    pose = tuple(f"{eef}_eef_{name}" for name in ("x_m", "y_m", "z_m", *_ROT6D))
+    pose = tuple(f"{eef}_eef_{name}" for name in ("x_m", "y_m", "z_m", *ROT6D))
     return (
         Part(
             key=f"{eef}_arm_joints",
             names=names,
-            values=_take(STATE, names),
+            values=taken(STATE, names),
             column=f"robot.{eef}_joint_positions",
             relative=True,
         ),
         Part(
             key=f"{eef}_arm_eef_9d",
             names=pose,
-            values=_take(STATE, pose),
+            values=taken(STATE, pose),
             column=f"robot.{eef}_eef_pose",
         ),
     )
@@ -221,10 +79,10 @@ def _more_action(eef: str, joints: int) -> tuple[Part, ...]:
     """Return the same as targets: joints as they were after the step, and the pose that was asked for."""
     next_joints, pose = f"target.{eef}_next_joint_positions", f"target.{eef}_eef_pose"
     names = _numbered(eef, "joint", "rad", tuple(range(1, joints + 1)))
-    asked = tuple(f"{eef}_target_{name}" for name in ("x_m", "y_m", "z_m", *_ROT6D))
+    asked = tuple(f"{eef}_target_{name}" for name in ("x_m", "y_m", "z_m", *ROT6D))
     return (
-        Part(key=f"{eef}_arm_joints", names=names, values=_take(next_joints, names), column=next_joints, relative=True),
-        Part(key=f"{eef}_arm_eef_9d", names=asked, values=_take(pose, asked), column=pose),
+        Part(key=f"{eef}_arm_joints", names=names, values=taken(next_joints, names), column=next_joints, relative=True),
+        Part(key=f"{eef}_arm_eef_9d", names=asked, values=taken(pose, asked), column=pose),
     )
 
 
@@ -236,18 +94,18 @@ def _single(joints: int, fingers: int) -> Layout:
         embodiment_tag="new_embodiment",
         state=(
             *_hand_pose("right", "end_effector_position_relative", "end_effector_rotation_relative"),
-            Part(key="gripper_qpos", names=qpos, values=_take(STATE, qpos), column=STATE),
+            Part(key="gripper_qpos", names=qpos, values=taken(STATE, qpos), column=STATE),
             # Bolted down: everything is said from the base, so the base is at the origin.
             Part(
                 key="base_position",
                 names=("base_x_m", "base_y_m", "base_z_m"),
-                values=_constant((0.0, 0.0, 0.0)),
+                values=constant((0.0, 0.0, 0.0)),
                 column=STATE,
             ),
             Part(
                 key="base_rotation",
                 names=("base_qw", "base_qx", "base_qy", "base_qz"),
-                values=_constant((1.0, 0.0, 0.0, 0.0)),
+                values=constant((1.0, 0.0, 0.0, 0.0)),
                 column=STATE,
                 rotation="quaternion",
             ),
@@ -255,9 +113,9 @@ def _single(joints: int, fingers: int) -> Layout:
         ),
         action=(
             *_displacement("right", "end_effector_position", "end_effector_rotation"),
-            Part(key="gripper_close", names=("right_gripper_close",), values=_closes("right"), column=ACTION),
-            Part(key="base_motion", names=still, values=_constant((0.0,) * 4), column=ACTION, absolute=False),
-            Part(key="control_mode", names=("base_moves",), values=_constant((0.0,)), column=ACTION),
+            Part(key="gripper_close", names=("right_gripper_close",), values=closes("right"), column=ACTION),
+            Part(key="base_motion", names=still, values=constant((0.0,) * 4), column=ACTION, absolute=False),
+            Part(key="control_mode", names=("base_moves",), values=constant((0.0,)), column=ACTION),
             *_more_action("right", joints),
         ),
         views={
@@ -278,10 +136,10 @@ def _two_grippers() -> Layout:
     for side in _SIDES:
         qpos = _numbered(side, "finger", "m", (1, 2))
         state += _hand_pose(side, f"{side}_arm_eef_pos", f"{side}_arm_eef_quat")
-        state.append(Part(key=f"{side}_gripper_qpos", names=qpos, values=_take(STATE, qpos), column=STATE))
+        state.append(Part(key=f"{side}_gripper_qpos", names=qpos, values=taken(STATE, qpos), column=STATE))
         action += _displacement(side, f"{side}_arm_eef_pos", f"{side}_arm_eef_rot")
         close = f"{side}_gripper_close"
-        action.append(Part(key=close, names=(close,), values=_closes(side), column=ACTION))
+        action.append(Part(key=close, names=(close,), values=closes(side), column=ACTION))
     return Layout(
         data_config="bimanual_panda_gripper",
         embodiment_tag="new_embodiment",
@@ -298,11 +156,11 @@ def _two_hands() -> Layout:
         names = tuple(f"{side}_{finger}_rad" for finger in _SIX)
         joints = _numbered(side, "finger", "m", _INSPIRE)
         state += _hand_pose(side, f"{side}_arm_eef_pos", f"{side}_arm_eef_quat")
-        state.append(Part(key=f"{side}_hand", names=names, values=_take(STATE, joints), column=STATE))
+        state.append(Part(key=f"{side}_hand", names=names, values=taken(STATE, joints), column=STATE))
         action += _displacement(side, f"{side}_arm_eef_pos", f"{side}_arm_eef_rot")
         told = _elements(f"{side}_gripper", 6)
         commands = tuple(f"{side}_{finger}" for finger in _SIX)
-        action.append(Part(key=f"{side}_hand", names=commands, values=_take(ACTION, told), column=ACTION))
+        action.append(Part(key=f"{side}_hand", names=commands, values=taken(ACTION, told), column=ACTION))
     return Layout(
         data_config="bimanual_panda_hand",
         embodiment_tag="new_embodiment",
@@ -332,19 +190,19 @@ def _gr1() -> Layout:
         side, _, what = key.partition("_")
         if key in _STILL:
             names = tuple(f"{key}{i}_rad" for i in range(1, _STILL[key] + 1))
-            nothing = _constant((0.0,) * len(names))
+            nothing = constant((0.0,) * len(names))
             state.append(Part(key=key, names=names, values=nothing, column=STATE))
             action.append(Part(key=key, names=names, values=nothing, column=ACTION))
         elif what == "arm":
             names = tuple(f"{side}_{joint}_rad" for joint in GR1_ARM)
             joints = _numbered(side, "joint", "rad", tuple(range(1, 8)))
-            after = _take(f"target.{side}_next_joint_positions", joints)
-            state.append(Part(key=key, names=names, values=_take(STATE, joints), column=STATE, relative=True))
+            after = taken(f"target.{side}_next_joint_positions", joints)
+            state.append(Part(key=key, names=names, values=taken(STATE, joints), column=STATE, relative=True))
             action.append(Part(key=key, names=names, values=after, column=ACTION, relative=True))
         else:
             names = tuple(f"{side}_{finger}_rad" for finger in _SIX)
-            bent = _take(STATE, _numbered(side, "finger", "m", _FOURIER))
-            told = _scaled(_take(ACTION, _elements(f"{side}_gripper", 6)), scale)
+            bent = taken(STATE, _numbered(side, "finger", "m", _FOURIER))
+            told = scaled(taken(ACTION, _elements(f"{side}_gripper", 6)), scale)
             state.append(Part(key=key, names=names, values=bent, column=STATE))
             action.append(Part(key=key, names=names, values=told, column=ACTION))
     return Layout(

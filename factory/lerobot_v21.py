@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 from factory.durable import make_parent, write_json
 from factory.errors import DatasetError
 from factory.lerobot import INDEX_FEATURES, huggingface_note
-from factory.statistics import Statistics, feature_statistics, streamed_statistics
+from factory.lerobot_v21_stats import (
+    Slice,
+    clip_statistics,
+    column_statistics,
+    episode_statistics,
+    relative_statistics,
+)
+from factory.statistics import Statistics
 from factory.tables import arrow_column, numpy_column
 from factory.video import excerpt
 
@@ -36,10 +43,6 @@ VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_inde
 INFO_PATH, STATS_PATH, MODALITY_PATH = "meta/info.json", "meta/stats.json", "meta/modality.json"
 TASKS_PATH, EPISODES_PATH = "meta/tasks.jsonl", "meta/episodes.jsonl"
 EPISODE_STATS_PATH, RELATIVE_STATS_PATH = "meta/episodes_stats.jsonl", "meta/relative_stats.json"
-
-_EPISODE_STATS = ("min", "max", "mean", "std", "count")
-_STATS = ("mean", "std", "min", "max", "q01", "q99")
-"""Exactly what GR00T N1.5 accepts; one entry more or less and it makes the file anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,8 @@ class Rows:
         annotations: name without the "annotation." prefix -> the text that holds for all rows, or one for each.
         instruction: what the robot was told; `task_index` counts it.
         footage: feature of a camera -> its frames.
-        picture_stats: feature of a camera -> statistics of its frames; cameras without any are left out.
+        picture_stats: feature of a camera -> statistics of its frames; those of a camera without any are made from
+            its decoded frames.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -105,7 +109,7 @@ def write_set(
     names: Mapping[str, Sequence[str]],
     cameras: Mapping[str, Mapping[str, Any]],
     modality: Mapping[str, Any],
-    relative: Mapping[str, tuple[tuple[str, int, int], tuple[str, int, int]]],
+    relative: Mapping[str, tuple[Slice, Slice]],
     horizon: int,
 ) -> int:
     """Write episodes, one after the other, into an empty folder and return how many; `info.json` comes last.
@@ -123,33 +127,32 @@ def write_set(
         horizon: see relative.
 
     Raises:
-        DatasetError: there is no episode, or a video does not have the frames its episode needs.
+        DatasetError: there is no episode, or a video that is cut or decoded does not have the frames it should.
     """
     tasks: dict[str, int] = {}
     features: dict[str, Any] = {}
+    paths: list[Path] = []
     index = total = 0
-    make_parent(folder / EPISODES_PATH)
-    with (folder / EPISODES_PATH).open("w") as lines, (folder / EPISODE_STATS_PATH).open("w") as stats:
+    with _lines(folder / EPISODES_PATH) as lines, _lines(folder / EPISODE_STATS_PATH) as stats:
         for rows in episodes:
             table = _table(rows, tasks, fps=fps, index=index, first=total)
             features = features or _features(table, rows, names, cameras)
             note = {"huggingface": json.dumps(huggingface_note(features))}
-            path = make_parent(folder / DATA_PATH.format(episode_chunk=index // CHUNK, episode_index=index))
-            pq.write_table(table.replace_schema_metadata(note), path, use_dictionary=False)
-            for key, footage in rows.footage.items():
-                place = VIDEO_PATH.format(episode_chunk=index // CHUNK, video_key=key, episode_index=index)
-                _film(footage, make_parent(folder / place), frames=len(rows))
+            paths.append(make_parent(folder / DATA_PATH.format(episode_chunk=index // CHUNK, episode_index=index)))
+            pq.write_table(table.replace_schema_metadata(note), paths[-1], use_dictionary=False)
+            pictures = _write_films(folder, index, rows)
             lines.write(_line({"episode_index": index, "tasks": [rows.instruction], "length": len(rows)}))
-            stats.write(_line({"episode_index": index, "stats": _episode_stats(table, rows.picture_stats)}))
+            stats.write(_line({"episode_index": index, "stats": episode_statistics(table, pictures)}))
             index, total = index + 1, total + len(rows)
     if not index:
         raise DatasetError("there is no episode to write; at least one is needed")
-    (folder / TASKS_PATH).write_text("".join(_line({"task_index": i, "task": t}) for t, i in tasks.items()))
+    with _lines(folder / TASKS_PATH) as file:
+        file.writelines(_line({"task_index": number, "task": text}) for text, number in tasks.items())
     if modality:
         write_json(folder / MODALITY_PATH, dict(modality))
-    _write_stats(folder, index, features)
-    _write_relative(folder, index, relative, horizon)
-    chunks = -(-index // CHUNK)
+    write_json(folder / STATS_PATH, column_statistics(paths, features))
+    if described := relative_statistics(paths, relative, horizon):
+        write_json(folder / RELATIVE_STATS_PATH, described)
     info = {
         "codebase_version": VERSION,
         "robot_type": robot_type,
@@ -157,7 +160,7 @@ def write_set(
         "total_frames": total,
         "total_tasks": len(tasks),
         "total_videos": index * len(cameras),
-        "total_chunks": chunks,
+        "total_chunks": -(-index // CHUNK),
         "chunks_size": CHUNK,
         "fps": fps,
         "splits": {"train": f"0:{index}"},
@@ -167,6 +170,10 @@ def write_set(
     }
     write_json(folder / INFO_PATH, info)
     return index
+
+
+def _lines(path: Path) -> TextIO:
+    return make_parent(path).open("w", encoding="utf-8")
 
 
 def _line(value: Mapping[str, Any]) -> str:
@@ -214,6 +221,18 @@ def _features(
     return features
 
 
+def _write_films(folder: Path, index: int, rows: Rows) -> dict[str, Statistics]:
+    """Write an episode's clips and return feature of each camera -> statistics of its pictures."""
+    pictures = dict(rows.picture_stats)
+    for key, footage in rows.footage.items():
+        place = VIDEO_PATH.format(episode_chunk=index // CHUNK, video_key=key, episode_index=index)
+        clip = make_parent(folder / place)
+        _film(footage, clip, frames=len(rows))
+        if key not in pictures:
+            pictures[key] = clip_statistics(clip)
+    return pictures
+
+
 def _film(footage: Footage, out: Path, *, frames: int) -> None:
     """Make a clip of an episode's frames: the same file under another name, or a copy of its packets."""
     if not footage.alone:
@@ -223,81 +242,3 @@ def _film(footage: Footage, out: Path, *, frames: int) -> None:
         os.link(footage.path.resolve(), out)
     except OSError:  # another disk, or one that knows no links
         shutil.copyfile(footage.path, out)
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-def _episode_stats(table: pa.Table, pictures: Mapping[str, Statistics]) -> dict[str, Any]:
-    """Return statistics of one episode. Quantiles of parts do not merge, so v2.1 has none and none are given."""
-    found = {
-        name: feature_statistics(_numbers(numpy_column(table.column(name)))) for name in table.column_names
-    } | dict(pictures)
-    return {name: {key: stats[key].tolist() for key in _EPISODE_STATS} for name, stats in found.items()}
-
-
-def _numbers(values: NDArray[Any]) -> NDArray[Any]:
-    table = values.reshape(len(values), -1)
-    return table.astype(np.float64) if table.dtype.kind in "biu" else table
-
-
-def _files(folder: Path, episodes: int) -> Iterator[Path]:
-    for index in range(episodes):
-        yield folder / DATA_PATH.format(episode_chunk=index // CHUNK, episode_index=index)
-
-
-def _write_stats(folder: Path, episodes: int, features: Mapping[str, Any]) -> None:
-    """Write `meta/stats.json`: exact statistics of all rows, of every column that is in the data files."""
-    found: dict[str, Any] = {}
-    columns = {name: feature for name, feature in features.items() if feature["dtype"] != "video"}
-    for dtype in dict.fromkeys(feature["dtype"] for feature in columns.values()):
-        widths = {n: int(np.prod(f["shape"])) for n, f in columns.items() if f["dtype"] == dtype}
-        stats = streamed_statistics(_side_by_side(folder, episodes, list(widths)))
-        stops = np.cumsum(list(widths.values())).tolist()
-        for (name, width), stop in zip(widths.items(), stops, strict=True):
-            found[name] = {key: stats[key][stop - width : stop].tolist() for key in _STATS}
-    write_json(folder / STATS_PATH, {name: found[name] for name in columns})
-
-
-def _side_by_side(folder: Path, episodes: int, names: list[str]) -> Callable[[], Iterator[NDArray[Any]]]:
-    def blocks() -> Iterator[NDArray[Any]]:
-        for path in _files(folder, episodes):
-            table = pq.read_table(path, columns=names)
-            yield np.concatenate([_numbers(numpy_column(table.column(name))) for name in names], axis=1)
-
-    return blocks
-
-
-def _write_relative(
-    folder: Path,
-    episodes: int,
-    keys: Mapping[str, tuple[tuple[str, int, int], tuple[str, int, int]]],
-    horizon: int,
-) -> None:
-    """Write how far actions 0 to `horizon` - 1 steps ahead are from the present state: ``(horizon, n)`` per key.
-
-    Only windows that lie whole within an episode count, as in GR00T's own script.
-    """
-    found: dict[str, Any] = {}
-    for key, (state, action) in keys.items():
-        blocks = _differences(folder, episodes, state, action, horizon)
-        if not any(len(block) for block in blocks()):
-            continue  # every episode is shorter than the horizon
-        stats = streamed_statistics(blocks)
-        found[key] = {name: stats[name].reshape(horizon, -1).tolist() for name in _STATS}
-    if found:
-        write_json(folder / RELATIVE_STATS_PATH, found)
-
-
-def _differences(
-    folder: Path, episodes: int, state: tuple[str, int, int], action: tuple[str, int, int], horizon: int
-) -> Callable[[], Iterator[NDArray[np.float32]]]:
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        for path in _files(folder, episodes):
-            table = pq.read_table(path, columns=list(dict.fromkeys((state[0], action[0]))))
-            seen, done = (numpy_column(table.column(c))[:, a:b].astype(np.float32) for c, a, b in (state, action))
-            count = max(0, len(seen) - horizon + 1)
-            ahead = [done[k : k + count] - seen[:count] for k in range(horizon)]
-            yield np.concatenate(ahead, axis=1)
-
-    return blocks

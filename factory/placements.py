@@ -25,7 +25,10 @@ def sample_placements(reset: ResetSpec, rng: np.random.Generator) -> dict[str, A
         SpecError: the objects do not fit into their ranges.
     """
     for _ in range(_TRIES):
-        drawn = {spec.object: _draw(spec, rng) for spec in reset.placements}
+        drawn: dict[str, Array] = {}
+        for spec in reset.placements:
+            T = _draw(spec, rng)
+            drawn[spec.object] = drawn[spec.on] @ T if spec.on else T
         if _apart(reset, drawn):
             return drawn
     names = ", ".join(spec.object for spec in reset.placements)

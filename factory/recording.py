@@ -133,6 +133,8 @@ def _provenance(
         # Settings of what is not there say nothing, and the documents of one arm stay what they were.
         for setting in ("coordination", "coordination_noise", "ordering"):
             del generation[setting]
+    if spec.transit == "straight":
+        del generation["transit"]
     facts = {
         "attempt": result.index,
         "held": result.held,
@@ -143,6 +145,7 @@ def _provenance(
         "robot": task.robot.name,
         "sources": [dataclasses.asdict(use) for use in result.sources],
         **_between_arms(result, task),
+        **({"transits": [dataclasses.asdict(use) for use in result.transits]} if spec.transit == "planned" else {}),
         "placements": {k: poses.xyz_quat_wxyz_from_pose(v).tolist() for k, v in result.placements.items()},
         "executor": dict(executor),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from factory.selection import SourceSet, source_set
 from factory.sim import Block, BlockResult, Commands, Hold, SimBackend, Snapshot
 from factory.specs import GenerationSpec, TaskSpec
 from factory.streams import Streams, spawn_streams
+from factory.transit import Survey, TransitUse
 
 Array = NDArray[np.float64]
 
@@ -55,6 +57,7 @@ class AttemptResult:
             become impossible; 0 for an attempt that ran to its end.
         waiting: end effector -> ``(T,)`` bool: it had not begun the subtask yet and waited for another arm.
         constraints: how the task's constraints were carried out, as far as the attempt came.
+        transits: bridges that were planned, because the straight ones would have hit something.
         misses: end effector and index in its chain -> what of that subtask's path the arm cannot come to, noticed when
             the subtask began; only where the backend can tell.
     """
@@ -76,6 +79,7 @@ class AttemptResult:
     steps_saved: int = 0
     waiting: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     constraints: tuple[ConstraintUse, ...] = ()
+    transits: tuple[TransitUse, ...] = ()
     misses: Mapping[tuple[str, int], Miss] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -88,6 +92,9 @@ def run_attempts(
     """Run attempts by index, as many at a time as the backend has environments; yields each when it is done.
 
     With one environment results come in the order of the indices; with more, in the order they finish.
+
+    Raises:
+        BackendError: transit is to be planned, and the backend cannot say what is in the way.
     """
     queue = iter(indices)
     stacked = source_set(task, sources, spec)
@@ -102,6 +109,16 @@ def run_attempts(
         for env, result in results.items():
             if not running[env].take(result):
                 yield running.pop(env).finish()
+
+
+def _survey(backend: SimBackend, env: int) -> Survey:
+    """Return what asks a backend about the surroundings in one environment."""
+    if not hasattr(backend, "survey"):
+        raise BackendError(
+            f"transit cannot be planned: the backend {backend.describe()['backend']!r} cannot say what is in the way; "
+            "robosuite can"
+        )
+    return partial(backend.survey, env)  # type: ignore[attr-defined] - only some backends can tell
 
 
 class _Running:
@@ -121,7 +138,9 @@ class _Running:
         reset = task.reset(spec.variant)
         self._placements = sample_placements(reset, streams.scene)
         self._scene = backend.reset(env, self._placements, streams.scene, joint_noise_rad=reset.joint_noise_rad)
-        self._generator: Generator[Move, SceneState, Failure | None] = attempt(task, sources, spec, streams)
+        self._generator: Generator[Move, SceneState, Failure | None] = attempt(
+            task, sources, spec, streams, _survey(backend, env) if spec.transit == "planned" else None
+        )
         self._start: Snapshot | None = None
         self._start_state: Mapping[str, Array] = {}
         self._results: list[BlockResult] = []
@@ -261,6 +280,7 @@ class _Running:
             steps_saved=self._saved if self._hopeless else 0,
             waiting=trace.waiting,
             constraints=self._moves[-1].constraints if self._moves else (),
+            transits=self._moves[-1].transits if self._moves else (),
             misses=self._misses,
         )
 

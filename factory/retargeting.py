@@ -19,6 +19,7 @@ from factory.demos import AnnotatedDemo
 from factory.segmentation import Segment
 from factory.sim import Block
 from factory.specs import EefSpec, GenerationSpec, SubtaskSpec
+from factory.transit import PACE_M, PACE_RAD
 
 Array = NDArray[np.float64]
 
@@ -63,10 +64,6 @@ class SourceUse:
     boundary: str
 
 
-BRIDGE_M = 0.02
-"""Pace of a paced bridge per control step: 0.4 m/s at 20 Hz, which OSC follows within 2 cm."""
-BRIDGE_RAD = 0.10
-"""The same for turning: 2 rad/s."""
 _REST_M = 1e-3
 """An object that moves less than this per control step (2 cm/s at 20 Hz) rests."""
 _REST_RAD = 0.01
@@ -183,7 +180,19 @@ def grasp_correction(T_hand_object_source: Array, T_hand_object: Array) -> Array
     return correction if shift < _REGRASP_M and turn < _REGRASP_RAD else np.eye(4)
 
 
-def carried_block(
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """A source segment where it was carried to: ``(t, 4, 4)`` targets, world frame, and ``(t, g)`` gripper commands."""
+
+    T_world_eef: Array
+    gripper: Array
+
+    def without(self, rows: int) -> Carried:
+        """Return it without its first rows."""
+        return Carried(T_world_eef=self.T_world_eef[rows:], gripper=self.gripper[rows:])
+
+
+def carried_segment(
     source: Source,
     *,
     eef: str,
@@ -191,22 +200,15 @@ def carried_block(
     start: int,
     stop: int,
     T_world_object: Array | None,
-    T_world_from: Array,
     T_hand_object: Array | None = None,
     T_shared: Array | None = None,
     object_symmetry: int = 1,
     carried_symmetry: int = 1,
-    gripper_before: Array | None = None,
     with_first_pose: bool,
-    paced: bool = False,
-    noise_std: Array,
-    rng: np.random.Generator,
-) -> Block:
-    """Return bridge, wait and carried segment as one block.
+) -> Carried:
+    """Return a segment carried to where its object is now.
 
-    The segment's gripper commands go with its targets, row by row, whatever their width. On the way there a gripper of
-    one dimension is told what the segment begins with, as in MimicGen; a hand of several keeps the fingers it was last
-    told, because a grasp that changes while the arm travels loses what it holds.
+    The segment's gripper commands go with its targets, row by row, whatever their width.
 
     Args:
         source: the chosen demo.
@@ -215,17 +217,12 @@ def carried_block(
         start: first source row; stop is exclusive.
         stop: see start.
         T_world_object: ``(4, 4)`` reference object now; None plays the segment where it was recorded.
-        T_world_from: ``(4, 4)`` pose the bridge starts from.
         T_hand_object: ``(4, 4)`` carried object in the hand now, to keep its motion rather than the hand's; see
             `grasp_correction`.
         T_shared: ``(4, 4)`` moves the segment instead of the object's motion, when arms act as one; see `coordination`.
         object_symmetry: `yaw_symmetry` of the reference object; likewise of the carried one.
         carried_symmetry: see object_symmetry.
-        gripper_before: ``(g,)`` last gripper command of this attempt; None before the first.
         with_first_pose: put the segment's first measured hand pose before its targets.
-        paced: lengthen the bridge where it would be too fast to follow.
-        noise_std: ``(6,)`` standard deviation in normalised action units; see `noise_std`.
-        rng: the attempt's noise stream.
     """
     demo = source.demo
     targets = demo.T_world_eef_target[eef][start:stop]
@@ -241,12 +238,44 @@ def carried_block(
     if T_hand_object is not None and subtask.carries is not None:
         held = poses.inverse(demo.T_world_eef[eef][start]) @ demo.T_world_object[subtask.carries][start]
         targets = targets @ grasp_correction(held, turned(T_hand_object, carried_symmetry, held))
-    n = subtask.interpolation_steps
-    if paced:
-        n = max(n, paced_steps(T_world_from, targets[0]))
-    bridge = poses.interpolate(T_world_from, targets[0], np.arange(1, n + 1) / (n + 1))
+    return Carried(T_world_eef=targets, gripper=gripper)
+
+
+def bridged_block(
+    segment: Carried,
+    *,
+    subtask: SubtaskSpec,
+    T_world_from: Array,
+    T_world_via: Array | None = None,
+    gripper_before: Array | None = None,
+    paced: bool = False,
+    noise_std: Array,
+    rng: np.random.Generator,
+) -> Block:
+    """Return bridge, wait and carried segment as one block.
+
+    On the way there a gripper of one dimension is told what the segment begins with, as in MimicGen; a hand of several
+    keeps the fingers it was last told, because a grasp that changes while the arm travels loses what it holds.
+
+    Args:
+        segment: where the bridge leads, and what follows.
+        subtask: the subtask with overrides applied.
+        T_world_from: ``(4, 4)`` pose the bridge starts from.
+        T_world_via: ``(n, 4, 4)`` the bridge itself, one pose per step; None for a straight one.
+        gripper_before: ``(g,)`` last gripper command of this attempt; None before the first.
+        paced: lengthen a straight bridge where it would be too fast to follow.
+        noise_std: ``(6,)`` standard deviation in normalised action units; see `noise_std`.
+        rng: the attempt's noise stream.
+    """
+    targets, gripper = segment.T_world_eef, segment.gripper
+    bridge = T_world_via
+    if bridge is None:
+        n = subtask.interpolation_steps
+        if paced:
+            n = max(n, paced_steps(T_world_from, targets[0]))
+        bridge = poses.interpolate(T_world_from, targets[0], np.arange(1, n + 1) / (n + 1))
     wait = np.repeat(targets[:1], subtask.fixed_steps, axis=0)
-    lead = n + subtask.fixed_steps
+    lead = len(bridge) + subtask.fixed_steps
     noise = rng.normal(0.0, 1.0, (lead + len(targets), 6)) * noise_std
     if not subtask.noise_on_bridge:
         noise[:lead] = 0.0
@@ -259,10 +288,10 @@ def carried_block(
 
 
 def paced_steps(T_world_from: Array, T_world_to: Array) -> int:
-    """Return how many control steps a bridge needs at the pace of `BRIDGE_M` and `BRIDGE_RAD`."""
+    """Return how many control steps a bridge needs at the pace of `transit.PACE_M` and `PACE_RAD`."""
     shift = float(np.linalg.norm(T_world_to[:3, 3] - T_world_from[:3, 3]))
     turn = float(poses.angle_between(T_world_from[:3, :3], T_world_to[:3, :3]))
-    return int(np.ceil(max(shift / BRIDGE_M, turn / BRIDGE_RAD)))
+    return int(np.ceil(max(shift / PACE_M, turn / PACE_RAD)))
 
 
 def noise_std(subtask: SubtaskSpec, eef: EefSpec) -> Array:

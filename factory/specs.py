@@ -119,6 +119,7 @@ class EefSpec:
         command_open: a hand's whole command, a number for each gripper dimension, that opens it, where that is not
             -gripper_closed for each (a thumb that stays opposed); likewise command_closed.
         command_closed: see command_open.
+        digits: what each number of a hand's command moves, by names that hands share; none where there is one number.
         joints_open: positions of `gripper_joints` (rad or m) when open; likewise joints_closed.
         joints_closed: see joints_open.
         fingers: contact group name -> geoms ("geom:...") of each opposing finger; a grasp touches all of them.
@@ -142,6 +143,7 @@ class EefSpec:
     gripper_closed: float = 1.0
     command_open: tuple[float, ...] = ()
     command_closed: tuple[float, ...] = ()
+    digits: tuple[str, ...] = ()
     fingers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     touch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     grasp_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -152,7 +154,7 @@ class EefSpec:
         if self.arm_action[1] - self.arm_action[0] != 6:
             raise SpecError(f"arm_action {self.arm_action} must span six pose dimensions")
         width = self.gripper_action[1] - self.gripper_action[0]
-        for name in ("command_open", "command_closed"):
+        for name in ("command_open", "command_closed", "digits"):
             if len(getattr(self, name)) not in (0, width):
                 raise SpecError(f"{name} {getattr(self, name)} needs {width} numbers, as gripper_action spans, or none")
         if not len(self.joints_open) == len(self.joints_closed) == len(self.gripper_joints):
@@ -269,7 +271,8 @@ class SceneSpec:
             one.
         options: keyword arguments of the environment.
         boxes: free boxes by name, for base "table".
-        parts: what else lies or stands there, by name, for base "table"; see `factory.parts`.
+        parts: what else lies or stands there, by name, see `factory.parts`; in another base than "table" only what is
+            fixed, so that states recorded without it are states of the scene with it.
         table: the table itself, for base "table".
         cameras: further cameras by name, for base "table".
         objects: objects that predicates and subtasks may name.
@@ -295,9 +298,11 @@ class SceneSpec:
     hidden_bodies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.base != "table" and (self.boxes or self.parts or self.cameras or self.table != TableSpec()):
+        loose = [name for name, part in self.parts.items() if part.joint != "fixed"]
+        if self.base != "table" and (self.boxes or loose or self.cameras or self.table != TableSpec()):
             raise SpecError(
-                f"boxes, parts, table and cameras belong to the base 'table'; this scene's is {self.base!r}"
+                f"boxes, parts that move ({', '.join(loose) or 'none here'}), table and cameras belong to the base "
+                f"'table'; this scene's is {self.base!r}"
             )
         check_parts(self.parts, self.boxes)
         for group in self.contact_groups:
@@ -315,9 +320,11 @@ class PlacementSpec:
         y_m: see x_m.
         z_m: range of the height of the object's frame above the reference point, metres.
         yaw_rad: range of the turn about the vertical, applied after `quat_wxyz`.
-        reference_m: the point the ranges refer to, world frame.
+        reference_m: the point the ranges refer to, world frame, or the frame of `on`.
         quat_wxyz: orientation at yaw 0.
         radius_m: horizontal radius used to keep objects apart.
+        on: an object placed earlier, that this one lies on or in: the ranges, the turn and the reference point are
+            then in its frame. "" is the world.
     """
 
     object: str
@@ -328,6 +335,7 @@ class PlacementSpec:
     reference_m: tuple[float, float, float]
     quat_wxyz: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
     radius_m: float = 0.0
+    on: str = ""
 
     def __post_init__(self) -> None:
         for name in ("x_m", "y_m", "z_m", "yaw_rad"):
@@ -350,6 +358,14 @@ class ResetSpec:
     min_gap_m: float = 0.0
     joint_noise_rad: float = 0.02
 
+    def __post_init__(self) -> None:
+        placed: list[str] = []
+        for spec in self.placements:
+            if spec.on and spec.on not in placed:
+                known = unknown_name("object placed before", spec.on, placed)
+                raise SpecError(f"placement of {spec.object!r} on {known}")
+            placed.append(spec.object)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
@@ -360,7 +376,7 @@ class TaskSpec:
         instruction: what the robot is told, one English sentence.
         paraphrases: other ways to say it.
         robot: who does it.
-        recorded_with: who does it in the demonstrations, where that is another robot; see `transfer`.
+        recorded_as: the task as its demonstrations show it, where another robot does it there; see `transfer`.
         scene: where.
         resets: variant name ("D0", "D1", ...) -> distribution of starts.
         subtasks: end-effector name -> its subtasks in order.
@@ -395,7 +411,7 @@ class TaskSpec:
     environments: tuple[str, ...] = ()
     description: str = ""
     constraints: tuple[Constraint, ...] = ()
-    recorded_with: RobotSpec | None = None
+    recorded_as: TaskSpec | None = None
 
     def __post_init__(self) -> None:
         if set(self.subtasks) != set(self.robot.eefs):
@@ -467,7 +483,7 @@ class GenerationSpec:
         transform_first_pose: also bridge later subtasks to the transformed first *measured* hand pose (the first
             subtask always does) before following the transformed targets.
         paced_bridge: lengthen a bridge beyond its `interpolation_steps` where the hand would have to move faster than
-            `retargeting.BRIDGE_M` and `BRIDGE_RAD` per control step to follow it.
+            `transit.PACE_M` and `PACE_RAD` per control step to follow it.
         bridge_from: "last_target" starts later bridges at the previous commanded pose, "current" at the measured one.
         keep: "hand" carries the hand's pose relative to the reference object, as MimicGen does; "object" also turns and
             shifts the hand so that the *carried* object moves as it did in the source, whatever the grasp was like.
@@ -476,6 +492,8 @@ class GenerationSpec:
         coordination: "task" as the task says; "off" lets every arm go alone; a scheme replaces the task's.
         coordination_noise: factor on the noise of shared transforms.
         ordering: "task" as the task says; "off" lets no subtask wait for another arm's.
+        transit: "straight" bridges as the crow flies; "planned" goes around what would be hit on the way, and leaves
+            out of a segment's approach what would hit something; see `transit`.
         segmentation: "stored" prefers signals in the file, "predicates" evaluates the task's, "automatic" ignores both.
         paraphrases: word each episode's instruction in one of the task's ways, drawn with its selection stream.
         max_steps: an attempt that would run longer is cut and fails with "timeout".
@@ -500,6 +518,7 @@ class GenerationSpec:
     coordination: Literal["task", "off", "transform", "translate", "replay"] = "task"
     coordination_noise: float = 1.0
     ordering: Literal["task", "off"] = "task"
+    transit: Literal["straight", "planned"] = "straight"
     segmentation: Literal["stored", "predicates", "automatic"] = "stored"
     paraphrases: bool = False
     max_steps: int = 3000
@@ -516,6 +535,7 @@ class GenerationSpec:
             ("select_per", ("episode", "arm", "subtask")),
             ("coordination", ("task", "off", *SCHEMES)),
             ("ordering", ("task", "off")),
+            ("transit", ("straight", "planned")),
         ):
             if getattr(self, setting) not in known:
                 raise SpecError(f"{setting}: " + unknown_name("setting", getattr(self, setting), known))

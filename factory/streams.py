@@ -19,6 +19,7 @@ class Streams:
         noise: action noise.
         visual: lights, colours, cameras.
         coordination: noise on the transforms that arms share.
+        transit: where a planner looks for a way.
     """
 
     scene: np.random.Generator
@@ -26,9 +27,10 @@ class Streams:
     noise: np.random.Generator
     visual: np.random.Generator
     coordination: np.random.Generator
+    transit: np.random.Generator
 
 
-_COORDINATION_KEY = 5
+_COORDINATION_KEY, _TRANSIT_KEY = 5, 6
 """The first four keys are spawned below; 4 words the instruction, see `recording`."""
 
 
@@ -47,7 +49,10 @@ def spawn_streams(seed: int, attempt: int) -> Streams:
         selection=np.random.default_rng(selection),
         noise=np.random.default_rng(noise),
         visual=np.random.default_rng(visual),
-        coordination=np.random.default_rng(
-            np.random.SeedSequence(entropy=seed, spawn_key=(attempt, _COORDINATION_KEY))
-        ),
+        coordination=_stream(seed, attempt, _COORDINATION_KEY),
+        transit=_stream(seed, attempt, _TRANSIT_KEY),
     )
+
+
+def _stream(seed: int, attempt: int, key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(attempt, key)))

@@ -1,21 +1,17 @@
-"""Command lines that train policies on a finished dataset: with lerobot 0.4.4, and with GR00T's own scripts.
-
-A GR00T view carries them as a kit, with the configuration that tells GR00T N1.6 and later which keys there are.
-"""
+"""Command lines that train policies on a finished dataset with lerobot 0.4.4."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory import lerobot
-from factory.dataset_reading import open_dataset
-from factory.durable import make_parent
-from factory.gr00t_layouts import Layout
+from factory.dataset_reading import Dataset, open_dataset
+from factory.gr00t_layouts import LAYOUTS
 
 # The camera names the published base models were trained with, in the order their configurations list them.
 _BASE_CAMERAS = {
@@ -70,7 +66,7 @@ def training_commands(root: Path, *, repo_id: str = "local/dataset") -> Training
             },
             "smolvla": {
                 "policy.path": "lerobot/smolvla_base",
-                "rename_map": _rename("smolvla", dataset.cameras),
+                "rename_map": _rename("smolvla", dataset),
                 "batch_size": "64",
                 "steps": "20000",
             },
@@ -79,7 +75,7 @@ def training_commands(root: Path, *, repo_id: str = "local/dataset") -> Training
                 "policy.pretrained_path": "lerobot/pi0_base",
                 "policy.dtype": "bfloat16",
                 "policy.gradient_checkpointing": "true",
-                "rename_map": _rename("pi0", dataset.cameras),
+                "rename_map": _rename("pi0", dataset),
                 "batch_size": "32",
                 "steps": "3000",
             },
@@ -102,8 +98,16 @@ def training_commands(root: Path, *, repo_id: str = "local/dataset") -> Training
     )
 
 
-def _rename(policy: str, cameras: tuple[str, ...]) -> str:
-    """Map our cameras, in order, to the names the base model knows; further cameras keep theirs."""
+def _rename(policy: str, dataset: Dataset) -> str:
+    """Map our cameras to the names the base model knows, first to first; further cameras keep theirs.
+
+    What is seen of the whole scene comes first, then the left wrist, then the right one: a base model that knows which
+    wrist is which must not be shown the other.
+    """
+    layout = LAYOUTS.get(dataset.robot_type)
+    sides = [layout.views.get(f"{side}_wrist_view", ()) if layout else () for side in ("left", "right")]
+    wrists = [camera for known in sides for camera in known if camera in dataset.cameras]
+    cameras = [*(camera for camera in dataset.cameras if camera not in wrists), *wrists]
     pairs = zip(cameras, _BASE_CAMERAS[policy], strict=False)
     return json.dumps({lerobot.video_key(ours): lerobot.video_key(theirs) for ours, theirs in pairs})
 
@@ -111,109 +115,3 @@ def _rename(policy: str, cameras: tuple[str, ...]) -> str:
 def _command(name: str, flags: Mapping[str, Any]) -> str:
     parts = [f"--{flag}={value}" for flag, value in {**flags, "output_dir": f"outputs/train/{name}"}.items()]
     return shlex.join(["lerobot-train", *parts])
-
-
-# --- the kit of a GR00T view ------------------------------------------------------------------------------------------
-
-KIT = "kit"
-_CONFIG = f"{KIT}/gr00t_modality_config.py"
-
-
-def write_kit(folder: Path, layout: Layout, *, source: Path, place: Path, views: Sequence[str], horizon: int) -> None:
-    """Write `kit/` into a GR00T view: GR00T's modality configuration, and the commands that train on it.
-
-    Args:
-        folder: where the view is being made.
-        layout: its keys.
-        source: the dataset it shows.
-        place: where the view will be.
-        views: names of its cameras.
-        horizon: actions predicted at once.
-    """
-    path = make_parent(folder / _CONFIG)
-    path.write_text(modality_config(layout, views=views, horizon=horizon), encoding="utf-8")
-    commands = gr00t_commands(layout, place, views=views)
-    parts = ["# Fine-tuning on this dataset\n", "Steps, batch sizes and rates are starting points, not results.\n"]
-    for title, command in {**commands, **_titled(training_commands(source).commands)}.items():
-        parts.append(f"## {title}\n\n```sh\n{command}\n```\n")
-    if missing := [view for view in layout.views if view not in views]:
-        parts.append(
-            f"GR00T's own configuration `{layout.data_config}` also wants the views {', '.join(missing)}, which no "
-            "camera of this dataset shows; without them use the configuration in this folder.\n"
-        )
-    (folder / KIT / "README.md").write_text("\n".join(parts), encoding="utf-8")
-
-
-def _titled(commands: Mapping[str, str]) -> dict[str, str]:
-    return {f"lerobot 0.4.4, {policy}": command for policy, command in commands.items()}
-
-
-def gr00t_commands(layout: Layout, place: Path, *, views: Sequence[str]) -> dict[str, str]:
-    """Return which GR00T -> one command line that fine-tunes it on the view at `place`, from GR00T's own folder.
-
-    N1 and N1.5 come with configurations of these keys; where the view lacks a camera that such a configuration names,
-    there is no command for them.
-    """
-    tuned = {
-        "base-model-path": "nvidia/GR00T-N1.7-3B",
-        "dataset-path": str(place),
-        "embodiment-tag": "NEW_EMBODIMENT",
-        "modality-config-path": str(place / _CONFIG),
-        "num-gpus": "1",
-        "output-dir": "outputs/gr00t-n1.7",
-        "max-steps": "20000",
-        "save-steps": "2000",
-        "global-batch-size": "32",
-    }
-    commands = {"GR00T N1.7": _gr00t(["uv", "run", "python", "gr00t/experiment/launch_finetune.py"], tuned)}
-    if all(view in views for view in layout.views):
-        built_in = {
-            "dataset-path": str(place),
-            "data-config": layout.data_config,
-            "embodiment-tag": layout.embodiment_tag,
-            "num-gpus": "1",
-            "output-dir": "outputs/gr00t-n1.5",
-            "max-steps": "20000",
-            "batch-size": "16",
-        }
-        commands["GR00T N1.5"] = _gr00t(["python", "scripts/gr00t_finetune.py"], built_in)
-    return commands
-
-
-def _gr00t(program: list[str], flags: Mapping[str, str]) -> str:
-    return shlex.join([*program, *(word for flag, value in flags.items() for word in (f"--{flag}", value))])
-
-
-def modality_config(layout: Layout, *, views: Sequence[str], horizon: int) -> str:
-    """Return the Python file that registers these keys with GR00T N1.6 and later.
-
-    Arms are trained on joint positions relative to the present ones, hands and grippers on their commands.
-    """
-    state = [part.key for part in layout.state if part.relative or part.is_hand]
-    action = [part for part in layout.action if part.relative or part.is_hand]
-    forms = [
-        f"            ActionConfig(  # {part.key}\n"
-        f"                rep=ActionRepresentation.{'RELATIVE' if part.relative else 'ABSOLUTE'},\n"
-        "                type=ActionType.NON_EEF,\n"
-        "                format=ActionFormat.DEFAULT,\n"
-        "            ),\n"
-        for part in action
-    ]
-    language = f"annotation.{layout.task_annotations[0]}"
-    return (
-        '"""Modalities of this dataset, for `--modality-config-path` of GR00T\'s launch_finetune.py."""\n\n'
-        "from gr00t.configs.data.embodiment_configs import register_modality_config\n"
-        "from gr00t.data.embodiment_tags import EmbodimentTag\n"
-        "from gr00t.data.types import ActionConfig, ActionFormat, ActionRepresentation, ActionType, ModalityConfig\n\n"
-        "CONFIG = {\n"
-        f'    "video": ModalityConfig(delta_indices=[0], modality_keys={json.dumps(list(views))}),\n'
-        f'    "state": ModalityConfig(delta_indices=[0], modality_keys={json.dumps(state)}),\n'
-        '    "action": ModalityConfig(\n'
-        f"        delta_indices=list(range({horizon})),\n"
-        f"        modality_keys={json.dumps([part.key for part in action])},\n"
-        "        action_configs=[\n" + "".join(forms) + "        ],\n"
-        "    ),\n"
-        f'    "language": ModalityConfig(delta_indices=[0], modality_keys=["{language}"]),\n'
-        "}\n\n"
-        "register_modality_config(CONFIG, embodiment_tag=EmbodimentTag.NEW_EMBODIMENT)\n"
-    )

@@ -8,7 +8,7 @@ its start posture and the strength of its fingers stay what they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from factory import poses
 from factory.demos import AnnotatedDemo
 from factory.errors import SpecError
-from factory.specs import EefSpec, RobotSpec, TaskSpec
+from factory.parts import CameraSpec, TableSpec
+from factory.specs import EefSpec, RobotSpec, SceneSpec, TaskSpec
 
 Array = NDArray[np.float64]
 
@@ -24,14 +25,35 @@ OPEN_FINGERS = "between the open fingers"
 """A clearance whose name ends so changes with the hand."""
 
 
-def task_for_robot(task: TaskSpec, robot: RobotSpec) -> TaskSpec:
+@dataclass(frozen=True, kw_only=True)
+class Station:
+    """What a robot works at that would find no room at a table made for others, and how it sees.
+
+    Attributes:
+        table: its table; in a scene of another height robot and table are raised or lowered together.
+        cameras: those that take the place of the scene's of the same name, because they hang on the robot.
+        eefs: end effectors with the grasp frames in which they take what other hands take; none where it is their own.
+    """
+
+    table: TableSpec
+    cameras: Mapping[str, CameraSpec] = field(default_factory=dict)
+    eefs: Mapping[str, EefSpec] = field(default_factory=dict)
+
+
+def task_for_robot(task: TaskSpec, robot: RobotSpec, station: Station | None = None) -> TaskSpec:
     """Return the task as another robot does it; demonstrations are still those of the task's own robot.
 
-    Scene, starts, subtasks and predicates stay. Clearances between open fingers are those of the new hands.
+    Things, starts, subtasks and predicates stay where they are. Clearances between open fingers are those of the new
+    hands.
+
+    Args:
+        task: what to do.
+        robot: who does it.
+        station: what it brings along to the project's own scenes; None where it works at anybody's table.
 
     Raises:
-        SpecError: the robots differ in their arms, in what their fingers are called, or in how many numbers a hand
-            takes, or what has to fit between the fingers does not.
+        SpecError: the robots differ in their arms, in what their fingers are called, or in what the numbers that a hand
+            takes move, or what has to fit between the fingers does not.
     """
     if robot == task.robot:
         return task
@@ -39,7 +61,7 @@ def task_for_robot(task: TaskSpec, robot: RobotSpec) -> TaskSpec:
     for what, here, there in (
         ("end effectors", sorted(own.eefs), sorted(robot.eefs)),
         ("groups that touch", _groups(task, own), [g for g in _groups(task, own) if g in _all_groups(robot)]),
-        ("numbers a hand takes", _widths(own), _widths(robot)),
+        ("numbers a hand takes", _numbers(own), _numbers(robot)),
     ):
         if here != there:
             raise SpecError(
@@ -63,7 +85,24 @@ def task_for_robot(task: TaskSpec, robot: RobotSpec) -> TaskSpec:
                 f"{-mm:g} mm too wide for its fingers"
             )
     scene = replace(task.scene, clearances_mm=clearances)
-    return replace(task, robot=robot, scene=scene, recorded_with=task.recorded_with or own)
+    if station is not None and scene.base == "table":
+        robot, scene = _at(station, robot, scene)
+    return replace(task, robot=robot, scene=scene, recorded_as=task.recorded_as or task)
+
+
+def _at(station: Station, robot: RobotSpec, scene: SceneSpec) -> tuple[RobotSpec, SceneSpec]:
+    """Return robot and scene with the robot at its station, as high as the scene's own table."""
+    top_m = scene.table.top_m
+    mounts = tuple(
+        mount
+        if mount.position_m is None
+        else replace(mount, position_m=(*mount.position_m[:2], mount.position_m[2] + top_m - station.table.top_m))
+        for mount in robot.mounts
+    )
+    cameras = {name: station.cameras.get(name, camera) for name, camera in scene.cameras.items()}
+    table = replace(station.table, top_m=top_m)
+    robot = replace(robot, mounts=mounts, eefs={**robot.eefs, **station.eefs})
+    return robot, replace(scene, table=table, cameras=cameras)
 
 
 def transferred(demo: AnnotatedDemo, source: RobotSpec, target: RobotSpec) -> AnnotatedDemo:
@@ -94,9 +133,10 @@ def finger_change(commands: Array, source: EefSpec, target: EefSpec) -> Array:
     """Return commands ``(t, g)`` that open and close the target's fingers as far as these did the source's.
 
     Each number goes along between open and closed; one that is the same in both (a thumb that stays opposed) is passed
-    on, shifted.
+    on, shifted. Where numbers have names (`EefSpec.digits`), each goes to its namesake.
     """
-    opened, closed = np.array(source.opens), np.array(source.closes)
+    order = [source.digits.index(digit) for digit in target.digits] or list(range(commands.shape[1]))
+    commands, opened, closed = commands[:, order], np.array(source.opens)[order], np.array(source.closes)[order]
     to_open, to_closed = np.array(target.opens), np.array(target.closes)
     travel = closed - opened
     gain = np.where(travel == 0.0, 1.0, (to_closed - to_open) / np.where(travel == 0.0, 1.0, travel))
@@ -113,5 +153,6 @@ def _all_groups(robot: RobotSpec) -> list[str]:
     return [group for eef in robot.eefs.values() for group in (*eef.fingers, *eef.touch)]
 
 
-def _widths(robot: RobotSpec) -> Mapping[str, int]:
-    return {name: eef.gripper_action[1] - eef.gripper_action[0] for name, eef in robot.eefs.items()}
+def _numbers(robot: RobotSpec) -> Mapping[str, list[str]]:
+    """Return what the numbers move that each hand takes."""
+    return {name: sorted(eef.digits) or ["both fingers"] * len(eef.opens) for name, eef in robot.eefs.items()}

@@ -12,19 +12,26 @@ from importlib.metadata import EntryPoint, entry_points
 from factory.errors import SpecError, unknown_name
 from factory.specs import TaskSpec
 from factory.transfer import task_for_robot
-from sim_tasks.robots import find_robot
+from sim_tasks.robots import STATIONS, find_robot
 from sim_tasks.tasks import (
     can,
+    clutter,
     door,
+    gr1_can_sort,
+    gr1_coffee,
     gr1_pick_place,
+    gr1_pouring,
     lift,
     square,
     stack,
     stack_three,
+    two_arm_box_cleanup,
+    two_arm_drawer_cleanup,
     two_arm_handover,
     two_arm_lift,
     two_arm_lift_tray,
     two_arm_threading,
+    two_arm_three_piece_assembly,
     two_arm_transport,
 )
 
@@ -38,18 +45,25 @@ TASKS: Mapping[str, TaskSpec] = {
     "can": can.TASK,
     "door": door.TASK,
     "two_arm_lift": two_arm_lift.TASK,
+    "two_arm_drawer_cleanup": two_arm_drawer_cleanup.TASK,
+    "two_arm_box_cleanup": two_arm_box_cleanup.TASK,
     "two_arm_lift_tray": two_arm_lift_tray.TASK,
     "two_arm_handover": two_arm_handover.TASK,
+    "two_arm_three_piece_assembly": two_arm_three_piece_assembly.TASK,
     "two_arm_threading": two_arm_threading.TASK,
     "two_arm_transport": two_arm_transport.TASK,
     "gr1_pick_place": gr1_pick_place.TASK,
+    "gr1_can_sort": gr1_can_sort.TASK,
+    "gr1_pouring": gr1_pouring.TASK,
+    "gr1_coffee": gr1_coffee.TASK,
 }
 
 FAMILIES: Mapping[str, Mapping[str, TaskSpec]] = {
     "gr1_pick_place": gr1_pick_place.COMBINATIONS,
+    **clutter.CLUTTERED,
 }
-"""Tasks that differ in what is where: family -> its tasks by name, "FAMILY/...". The family's own name in `TASKS` is
-one of them; lists show that one, and `find_task` finds all."""
+"""Tasks that differ in what is where, and share their demonstrations: family -> its tasks by name, "FAMILY/...". The
+family's own name is in `TASKS`; lists show that one, and `find_task` finds all."""
 
 
 def find_task(name: str, robot: str = "") -> TaskSpec:
@@ -59,7 +73,7 @@ def find_task(name: str, robot: str = "") -> TaskSpec:
         SpecError: no such task or robot, the robot cannot do the task, or the plug-in that offers it is broken.
     """
     if robot:
-        return task_for_robot(find_task(name), find_robot(robot))
+        return task_for_robot(find_task(name), find_robot(robot), STATIONS.get(robot))
     if name in TASKS:
         return TASKS[name]
     family = FAMILIES.get(family_of(name), {})
@@ -71,10 +85,12 @@ def find_task(name: str, robot: str = "") -> TaskSpec:
     raise SpecError(" ".join([unknown_name("task", name, [*TASKS, *tasks, *family]), *problems]))
 
 
-def views_of(name: str) -> tuple[str, ...]:
-    """Return the cameras a task names, see `TaskSpec.views`; none for a task that is not here any more."""
-    task = all_tasks().get(name)
-    return task.views if task else ()
+def views_of(name: str, robot: str = "") -> tuple[str, ...]:
+    """Return the cameras a task names, see `TaskSpec.views`; none for a task or robot that is not here any more."""
+    try:
+        return find_task(name, robot).views
+    except SpecError:
+        return ()
 
 
 def family_of(name: str) -> str:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from factory.errors import SpecError, unknown_name
 from factory.parts import CameraSpec, TableSpec
 from factory.specs import EefSpec, MountSpec, RobotSpec
+from factory.transfer import Station
 
 _POSITION_SCALE_M, _ROTATION_SCALE_RAD = 0.05, 0.5
 """robosuite's OSC_POSE defaults, the same for all its robots: output_max in controllers/config/."""
@@ -176,6 +178,8 @@ the other's way, and both reach the middle third of the table."""
 
 # --- hands ------------------------------------------------------------------------------------------------------------
 
+DIGITS = ("little finger", "ring finger", "middle finger", "index finger", "thumb bend", "thumb turn")
+"""What the six numbers move, in this order, of both hands."""
 _HAND_OPEN = (-1.0, -1.0, -1.0, -1.0, -1.0, 1.0)
 _HAND_CLOSED = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 _PALM_M = (0.0, -0.075, 0.045)
@@ -222,6 +226,7 @@ def _inspire_hand(robot: int, *, action: int, side: str) -> EefSpec:
         joints_closed=_INSPIRE_LIMITS,
         command_open=_HAND_OPEN,
         command_closed=_HAND_CLOSED,
+        digits=DIGITS,
         fingers={
             f"{side}_thumb": tuple(f"geom:{gripper}_{h}_thumb_{link}_col" for link in thumb),
             f"{side}_fingers": tuple(
@@ -273,6 +278,7 @@ def _gr1_arm(side: str, *, arm_action: int, hand_action: int) -> EefSpec:
         joints_closed=_FOURIER_LIMITS,
         command_open=_HAND_OPEN,
         command_closed=_HAND_CLOSED,
+        digits=DIGITS,
         fingers={
             f"{side}_thumb": tuple(
                 f"geom:{gripper}_{h}_thumb_{link}_link_col" for link in ("proximal_base", "proximal", "distal")
@@ -325,6 +331,26 @@ GR1_EGO_VIEW = CameraSpec(
 )
 """In a GR-1's face, looking down at its hands."""
 
+
+def _oblique(side: str) -> EefSpec:
+    """Return a GR-1's arm whose hand takes a bar 13 cm from the wrist, fingers 40 degrees aslant.
+
+    Its palm meets its wrist when that bends by 55 degrees, which fingers straight across a bar below it would need.
+    """
+    turn = -math.pi / 2 + (0.7 if side == "right" else -0.7)
+    quat = (math.cos(turn / 2), 0.0, 0.0, math.sin(turn / 2))
+    return replace(GR1.eefs[side], grasp_m=(0.0, -0.13, 0.05), grasp_quat_wxyz=quat)
+
+
+STATIONS: Mapping[str, Station] = {
+    "GR1ArmsOnly": Station(
+        # 10 cm lower than its own: its hands rest over the middle, and would be in what others have there.
+        table=replace(GR1_TABLE, top_m=GR1_TABLE.top_m - 0.10),
+        cameras={"ego_view": GR1_EGO_VIEW},
+        eefs={side: _oblique(side) for side in GR1.eefs},
+    )
+}
+"""What robots bring along to tasks that were written for others: a GR-1 has no room for its body at a deep table."""
 
 ROBOTS: Mapping[str, RobotSpec] = {
     "Panda": PANDA,

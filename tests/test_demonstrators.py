@@ -119,20 +119,24 @@ def test_a_task_without_a_script_is_refused(backend_of):
 def test_seeds_are_small():
     files = sorted(SEEDS.glob("*.hdf5"))
     assert [f.stem for f in files] == sorted(TASKS)
-    assert sum(f.stat().st_size for f in files) < 10_000_000
+    sizes = [f.stat().st_size for f in files]
+    assert max(sizes) < 1_300_000
+    assert sum(sizes) < 20_000_000
 
 
 @pytest.mark.sim
 @pytest.mark.parametrize("name", TASKS)
 def test_seeds_succeed_and_can_be_cut(name: str, backend_of):
     task, demos = TASKS[name], read_demos(SEEDS / f"{name}.hdf5")
-    assert len(demos) == 10
+    # Ten of one arm; fewer where two arms and hands make a demonstration large.
+    assert len(demos) == 10 or (len(task.robot.eefs) == 2 and len(demos) >= 5)
     for demo in demos:
         assert 60 <= len(demo) <= MOST_STEPS.get(name, 300)
         annotated = backend_of(name).annotate(demo)
         assert annotated.success
         segments = split(annotated, task)["right"]
-        assert [s.stop - s.start > 20 for s in segments] == [True] * len(task.subtasks["right"])
+        # Where one arm waits for the other it may be short, but there is time to look at the object.
+        assert [s.stop - s.start > 15 for s in segments] == [True] * len(task.subtasks["right"])
 
 
 @pytest.mark.sim

@@ -226,12 +226,12 @@ def test_the_arm_that_failed_is_named() -> None:
 
 
 def test_what_diagnose_can_name_is_in_the_tests_above() -> None:
-    """The two reasons that are given elsewhere: by the dispatcher, and by constraints between arms."""
+    """The reasons that are given elsewhere: by the dispatcher, by constraints between arms, and by planned transit."""
     here = {
         "unstable_simulation", "timeout", "object_lost", "unreachable", "gripper_stuck", "missed_grasp", "dropped",
         "misplaced", "not_achieved", "success_lost",
     }  # fmt: skip
-    assert set(REASONS) - here == {"constraint_deadlock", "infra_poison"}
+    assert set(REASONS) - here == {"constraint_deadlock", "no_way", "infra_poison"}
 
 
 def _decided(story: Story, steps: int, *, closing: bool = False) -> str:

@@ -204,6 +204,7 @@ def test_an_estimate_keeps_the_form(site: Site) -> None:
     "asked",
     [
         {"task": "stack", "episodes": 50},
+        {"task": "stack", "episodes": 50, "formats": ["lerobot", "gr00t", "robomimic"]},
         {"task": "lift", "attempts": 9, "render": None, "keep_failed": True, "name": "x"},
         {"task": "door", "episodes": 5, "variant": "D1", "seed": 4, "max_wall_s": 90.5, "min_success_rate": 0.3},
         {

@@ -15,10 +15,10 @@ from factory import poses
 from factory.errors import SpecError
 from factory.placements import sample_placements
 from factory.scene import SceneState
-from factory.specs import PlacementSpec, TaskSpec
+from factory.specs import PlacementSpec, ResetSpec, TaskSpec
 from sim_tasks import catalog
 from sim_tasks.catalog import TASKS, all_tasks, find_task, plugin_problems
-from sim_tasks.tasks import lift
+from sim_tasks.tasks import gr1_pouring, lift
 from sim_tasks.tasks.predicates import AWAY_M, FINGERS
 
 SIM_TASKS = Path(catalog.__file__).parent
@@ -106,10 +106,11 @@ def test_starts_keep_their_ranges_and_their_distance(task: TaskSpec, variant: st
         start = sample_placements(reset, rng)
         assert list(start) == [spec.object for spec in reset.placements]
         for i, spec in enumerate(reset.placements):
-            offset = start[spec.object][:3, 3] - spec.reference_m
+            within = poses.inverse(start[spec.on]) if spec.on else np.eye(4)
+            offset = (within @ start[spec.object])[:3, 3] - spec.reference_m
             for value, (low, high) in zip(offset, (spec.x_m, spec.y_m, spec.z_m), strict=True):
                 assert low - 1e-12 <= value <= high + 1e-12
-            assert yaw_beyond(spec, start[spec.object]) <= spec.yaw_rad[1] - spec.yaw_rad[0] + 1e-6
+            assert yaw_beyond(spec, within @ start[spec.object]) <= spec.yaw_rad[1] - spec.yaw_rad[0] + 1e-6
             for other in reset.placements[:i]:
                 apart = np.linalg.norm((start[spec.object] - start[other.object])[:2, 3])
                 if spec.radius_m and other.radius_m:
@@ -206,6 +207,47 @@ def test_a_door_is_open_beyond_its_hinge_angle():
     assert task.success(scene(task, joints={"hinge": 0.31, "latch": 0.0}))[0]
     assert not task.success(scene(task, joints={"hinge": 0.29, "latch": 0.0}))[0]
     assert task.signals["latch_turned"](scene(task, joints={"hinge": 0.0, "latch": 1.3}))[0]
+
+
+def test_cans_belong_into_the_bins_of_their_colours():
+    task = find_task("gr1_can_sort")
+    bins = {"red_bin": (0.0, -0.26, 0.95), "blue_bin": (0.0, 0.26, 0.95)}
+    assert task.success(scene(task, **bins, red_can=(0, -0.26, 1.03), blue_can=(0, 0.26, 1.03)))[0]
+    assert not task.success(scene(task, **bins, red_can=(0, 0.26, 1.03), blue_can=(0, -0.26, 1.03)))[0]
+
+
+def test_every_ball_has_to_be_in_the_bowl():
+    task = find_task("gr1_pouring")
+    there = {"bowl": (0.0, 0.1, 1.025), "mat": (0.0, 0.1, 0.95)}
+    poured = dict.fromkeys(gr1_pouring.BALLS, (0.02, 0.1, 1.11))
+    assert task.success(scene(task, **there, **poured))[0]
+    assert not task.success(scene(task, **there, **poured | {"ball_3": (0.02, 0.2, 1.11)}))[0]
+    assert not task.success(scene(task, **there | {"mat": (0.1, 0.1, 0.95)}, **poured))[0]
+
+
+def test_coffee_needs_the_pod_in_its_holder_and_the_lid_shut():
+    task = find_task("gr1_coffee")
+    machine, loaded = (0.0, 0.0, 0.95), (0.0, 0.0, 1.035)
+    assert task.success(scene(task, joints={"lid": 1.83}, machine=machine, pod=loaded))[0]
+    assert not task.success(scene(task, joints={"lid": 1.0}, machine=machine, pod=loaded))[0]
+    assert not task.success(scene(task, joints={"lid": 1.83}, machine=machine, pod=(0.1, 0.0, 1.035)))[0]
+
+
+def test_a_family_says_every_combination_in_its_own_words():
+    family = catalog.FAMILIES["gr1_pick_place"]
+    assert len(family) == 6 * 3 * 3
+    said = [sentence for task in family.values() for sentence in (task.instruction, *task.paraphrases)]
+    assert len(set(said)) == 5 * len(family)
+    for name, task in family.items():
+        assert find_task(name) is task
+        assert task.name == name
+        assert catalog.family_of(name) == "gr1_pick_place"
+
+
+def test_what_lies_in_something_is_placed_after_it():
+    cup, *_, ball = find_task("gr1_pouring").reset("D0").placements
+    with pytest.raises(SpecError, match=f"placement of {ball.object!r} on unknown object placed before 'cup'"):
+        ResetSpec(placements=(ball, cup))
 
 
 # --- catalogue ------------------------------------------------------------------------------------------------------

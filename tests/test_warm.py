@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -104,6 +105,21 @@ def test_code_is_made_once_and_again_where_it_is_damaged(cache, tmp_path, closed
     assert asked() == (1, 0)
     monkeypatch.delenv("FACTORY_WARM_DIR")
     assert asked() == (0, 1)
+
+
+@pytest.mark.sim
+def test_code_of_a_file_that_has_changed_is_not_used(cache, tmp_path):
+    """Any file may hold compiled functions, named in `_SOURCES` or not."""
+    for factor in (3, 4):
+        (tmp_path / "times.py").write_text(f"def times(x):\n    return {factor} * x\n")
+        spec = importlib.util.spec_from_file_location("times", tmp_path / "times.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+        spec.loader.exec_module(module)
+        sys.dont_write_bytecode = before
+        assert compiled(module.times)(10) == 10 * factor
 
 
 def test_code_is_for_one_cpu_and_one_signature():

@@ -209,6 +209,10 @@ def generate(
     ordering: Annotated[
         Literal["task", "off"], typer.Option(help="Arms that wait for another: as the task says, or never.")
     ] = "task",
+    transit: Annotated[
+        Literal["straight", "planned"],
+        typer.Option(help="Bridges between segments: straight, or around what a straight one would hit."),
+    ] = "straight",
     mimicgen: Annotated[
         bool, typer.Option("--mimicgen", help="Plain MimicGen: --keep hand --no-symmetry --no-paced-bridge.")
     ] = False,
@@ -283,11 +287,12 @@ def generate(
             coordination=coordination,
             coordination_noise=coordination_noise,
             ordering=ordering,
+            transit=transit,
             segmentation=segmentation,
             paraphrases=paraphrases,
             early_ending=early_ending,
         ),
-        render=_render_spec(_cameras(cameras, task), size, preset, codec, visual_seed, camera_jitter, extras),
+        render=_render_spec(_cameras(cameras, task, robot), size, preset, codec, visual_seed, camera_jitter, extras),
         backend=backend,
         worlds=worlds,
         device=device,
@@ -622,6 +627,9 @@ def export(
     visual_seed: Annotated[int | None, typer.Option(help="For lerobot: seed of lights and textures.")] = None,
     camera_jitter: Annotated[float, typer.Option(help="For lerobot: camera displacement in metres (std).")] = 0.0,
     extras: Annotated[str, typer.Option(help="For lerobot: comma-separated, of segmentation, depth.")] = "",
+    horizon: Annotated[
+        int, typer.Option(min=1, help="For gr00t: actions predicted at once; relative actions are described for each.")
+    ] = 16,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -630,14 +638,17 @@ def export(
     from workers import printing
     from workers.export import export_dataset
 
-    names = _cameras(cameras, str(open_dataset(dataset).job.get("task")))
-    render = _render_spec(names, size, preset, codec, visual_seed, camera_jitter, extras)
+    job, render = open_dataset(dataset).job, None
+    if to == "lerobot":
+        names = _cameras(cameras, str(job.get("task")), str(job.get("robot", "")))
+        render = _render_spec(names, size, preset, codec, visual_seed, camera_jitter, extras)
     with printing.Progress("export", quiet=as_json) as progress:
         made = export_dataset(
             dataset,
             to=to,
             out=out,
             render=render,
+            horizon=horizon,
             workers=workers or processes.usable_cores(),
             watcher=progress,
             command=_command_line(),
@@ -683,13 +694,14 @@ def inspect(
 
 
 def _inspect_foreign(root: Path, pictures: Path | None, *, as_json: bool) -> None:
-    from factory.foreign_findings import look
+    from factory.foreign_set import look
     from workers.foreign import foreign_facts, foreign_sentences, foreign_sheet
 
-    facts = foreign_facts(look(root))
+    found = look(root)
+    facts = foreign_facts(found)
     if pictures is not None:
         facts["pictures"] = str(pictures)
-        foreign_sheet(root, pictures)
+        foreign_sheet(found, pictures)
     if as_json:
         _say(facts)
         return
@@ -709,20 +721,20 @@ def import_dataset(
 ) -> None:
     """Copy a LeRobot set made elsewhere, counted, numbered, timed and described anew.
 
-    Frames are not encoded again. Episodes without one frame for each row are left out and named.
+    Frames are not encoded again. Episodes that cannot be copied, such as those lacking frames, are left out and named.
     """
     from factory.foreign_import import import_set
     from workers.foreign import foreign_facts
 
-    found, missing = import_set(dataset, out)
+    found, left_out = import_set(dataset, out)
     if as_json:
-        _say({"path": str(out), "left_out": list(missing), "from": foreign_facts(found)})
+        _say({"path": str(out), "left_out": left_out, "from": foreign_facts(found)})
         return
     for finding in found.findings:
         typer.echo(f"  - {finding}")
-    for index in missing:
-        typer.echo(f"episode {index} was left out: its videos do not have a frame for each row")
-    typer.echo(f"wrote {len(found.lengths) - len(missing)} episodes to {out}")
+    for index, why in left_out.items():
+        typer.echo(f"episode {index} was left out: {why}")
+    typer.echo(f"wrote {len(found.lengths) - len(left_out)} episodes to {out}")
 
 
 @app.command(epilog="Example: factory replay datasets/stack:3")
@@ -846,12 +858,12 @@ def _render_spec(
     )
 
 
-def _cameras(asked: str | None, task: str) -> str:
+def _cameras(asked: str | None, task: str, robot: str = "") -> str:
     if asked is not None:
         return asked
     from sim_tasks.catalog import find_task
 
-    return ",".join(find_task(task).views)
+    return ",".join(find_task(task, robot).views)
 
 
 def _listed(names: str) -> tuple[str, ...]:

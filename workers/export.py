@@ -16,7 +16,7 @@ from api.store import Store
 from api.tables import Job
 from factory.dataset_reading import open_dataset
 from factory.errors import DatasetError
-from factory.gr00t import export_gr00t
+from factory.gr00t import HORIZON, export_gr00t
 from factory.robomimic import export_robomimic
 from factory.specs import RenderSpec
 from workers.generate import Watcher, work_folder_of
@@ -26,13 +26,22 @@ from workers.sharing import shared
 
 
 def export_dataset(
-    root: Path, *, to: str, out: Path, render: RenderSpec | None, workers: int, watcher: Watcher, command: str = ""
+    root: Path,
+    *,
+    to: str,
+    out: Path,
+    render: RenderSpec | None,
+    workers: int,
+    watcher: Watcher,
+    command: str = "",
+    horizon: int = HORIZON,
 ) -> Path:
     """Write the dataset at `root` in another form at `out` and return it.
 
     "robomimic" is one HDF5 file of states, actions and observations. "gr00t" is LeRobot v2.1 under GR00T's keys, with
-    the pictures that are there and a fine-tuning kit. "lerobot" is the same dataset rendered anew from
-    its recorded states: other cameras, sizes, quality or looks; the same command goes on where an interrupted one was.
+    the pictures that are there and a fine-tuning kit; `horizon` actions are predicted at once. "lerobot" is the same
+    dataset rendered anew from its recorded states: other cameras, sizes, quality or looks; the same command goes on
+    where an interrupted one was.
 
     Raises:
         DatasetError: `root` is damaged or `out` exists.
@@ -43,7 +52,7 @@ def export_dataset(
     if to == "robomimic":
         return export_robomimic(root, out)
     if to == "gr00t":
-        return export_gr00t(root, out)
+        return export_gr00t(root, out, horizon=horizon)
     facts = open_dataset(root)
     spec = dataclasses.replace(_spec_of(facts.job), render=render)
     with shared(work) as remove:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from factory.errors import BackendError
+from factory.errors import BackendError, DatasetError
 from factory.foreign import foreign_episodes
-from factory.foreign_findings import ForeignSet, look
+from factory.foreign_set import ForeignSet
 from workers.pictures import Image, frames_at
 
 _TILE_PX, _GAP_PX, _LABEL_PX = 192, 8, 18
 _INK, _PAPER = (24, 28, 36), (250, 250, 248)
+_SUFFIXES = (".png", ".jpg", ".jpeg")
 _EPISODES = 6
 """Rows of a contact sheet; a set that is wrong somewhere is seldom wrong in one of a thousand."""
 
@@ -56,11 +58,11 @@ def foreign_sentences(facts: dict[str, Any]) -> list[str]:
     return lines + [f"  - {finding}" for finding in facts["findings"]]
 
 
-def foreign_sheet(root: Path, path: Path) -> int:
+def foreign_sheet(found: ForeignSet, path: Path) -> int:
     """Write first, middle and last frame of a few episodes, every camera, as one picture; return how many episodes.
 
     Raises:
-        DatasetError: a video cannot be decoded.
+        DatasetError: a video cannot be decoded, there is none, or `path` is no PNG or JPEG.
         BackendError: Pillow is missing.
     """
     try:
@@ -69,32 +71,42 @@ def foreign_sheet(root: Path, path: Path) -> int:
     except ImportError as error:
         raise BackendError(f"a contact sheet needs Pillow: pip install 'trajectory-factory[sim]' ({error})") from error
 
-    found = look(root)
-    chosen = {round(i) for i in np.linspace(0, len(found.lengths) - 1, min(_EPISODES, len(found.lengths)))}
-    tiles: list[tuple[int, int, str, Image]] = []
-    row = 0
-    for number, episode in enumerate(foreign_episodes(root)):
-        if number not in chosen:
-            continue
-        column = 0
-        for camera, film in episode.films.items():
-            last = (film.frames if film.frames > 0 else len(episode)) - 1
-            moments = {"first": 0, "middle": last // 2, "last": last}
-            frames = frames_at(film.path, [film.first + at for at in moments.values()], fps=found.fps)
-            for moment, frame in zip(moments, frames, strict=True):
-                tiles.append((row, column, f"episode {episode.index} {camera} {moment}", frame))
-                column += 1
-        row += 1
-    width = _GAP_PX + (1 + max((column for _, column, _, _ in tiles), default=0)) * (_TILE_PX + _GAP_PX)
-    height = _GAP_PX + max(row, 1) * (_TILE_PX + _LABEL_PX + _GAP_PX)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise DatasetError(
+            f"a contact sheet cannot be written to {path}; a name that ends in {', '.join(_SUFFIXES)} can"
+        )
+    if not found.cameras:
+        raise DatasetError(f"{found.root} has no videos, so there are no pictures to show; leave out --pictures")
+    rows = list(_rows(found))
+    width = _GAP_PX + max(1, *(len(row) for row in rows)) * (_TILE_PX + _GAP_PX)
+    height = _GAP_PX + len(rows) * (_TILE_PX + _LABEL_PX + _GAP_PX)
     sheet = Pillow.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for row_at, column_at, label, frame in tiles:
-        x = _GAP_PX + column_at * (_TILE_PX + _GAP_PX)
-        y = _GAP_PX + row_at * (_TILE_PX + _LABEL_PX + _GAP_PX)
-        picture = Pillow.fromarray(frame)
-        picture.thumbnail((_TILE_PX, _TILE_PX))
-        sheet.paste(picture, (x, y + _LABEL_PX))
-        draw.text((x, y), label, fill=_INK)
+    for i, row in enumerate(rows):
+        for j, (label, frame) in enumerate(row):
+            x, y = _GAP_PX + j * (_TILE_PX + _GAP_PX), _GAP_PX + i * (_TILE_PX + _LABEL_PX + _GAP_PX)
+            picture = Pillow.fromarray(frame)
+            picture.thumbnail((_TILE_PX, _TILE_PX))
+            sheet.paste(picture, (x, y + _LABEL_PX))
+            draw.text((x, y), label, fill=_INK)
     sheet.save(path)
-    return row
+    return len(rows)
+
+
+def _rows(found: ForeignSet) -> Iterator[list[tuple[str, Image]]]:
+    """Yield, for a few episodes evenly spread, labels and pictures."""
+    count = len(found.lengths)
+    chosen = {round(i) for i in np.linspace(0, count - 1, min(_EPISODES, count))}
+    for number, episode in enumerate(foreign_episodes(found.root)):
+        if number not in chosen:
+            continue
+        row: list[tuple[str, Image]] = []
+        for camera, film in episode.films.items():
+            if not film.frames:
+                continue
+            last = film.frames - 1
+            moments = {"first": 0, "middle": last // 2, "last": last}
+            frames = frames_at(film.path, [film.first + at for at in moments.values()], fps=found.fps)
+            labels = (f"episode {episode.index} {camera} {moment}" for moment in moments)
+            row += zip(labels, frames, strict=True)
+        yield row

@@ -70,7 +70,7 @@ def _print_task(task: TaskSpec) -> None:
     for variant, reset in task.resets.items():
         table.add_row(variant, "; ".join(_range_of(p) for p in reset.placements))
     for what, mm in task.scene.clearances_mm.items():
-        table.add_row("clearance", f"{what}: {mm:g} mm")
+        table.add_row("clearance", f"{what}: {round(mm, 1):g} mm")
     table.add_row("seeds", str(seeds_count(task.name)))
     out.print(f"  [bold cyan]{task.name}[/]  {task.description}")
     out.print(Padding(table, (0, 0, 1, 4)))

@@ -53,7 +53,7 @@ def dataset_page(request: Request, service: In, _: Reader, dataset_id: str) -> H
         exports = shelf.exports_of(session, row.id)
         pushes = downloads.pushes_of(session, row)
     spec = jobs.spec_of(job)
-    drawn = spec.render.cameras if spec.render else views_of(spec.task)
+    drawn = spec.render.cameras if spec.render else views_of(spec.task, spec.robot)
     return page(
         request,
         "dataset.html",

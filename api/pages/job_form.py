@@ -30,6 +30,7 @@ BLANK: Mapping[str, Any] = {
     "preset": "faithful",
     "codec": "h264",
     "visual_seed": "",
+    "gr00t": False,
     "robomimic": False,
     "keep_failed": False,
     "priority": "normal",
@@ -37,7 +38,8 @@ BLANK: Mapping[str, Any] = {
 """The form as it is first seen."""
 
 _LISTS = ("files", "cameras")
-_SWITCHES = ("pictures", "robomimic", "keep_failed")
+_FORMS = ("gr00t", "robomimic")
+_SWITCHES = ("pictures", *_FORMS, "keep_failed")
 
 
 def typed(form: FormData) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def request_from(values: Mapping[str, Any]) -> dict[str, Any]:
         values["goal"] if values["goal"] == "attempts" else "episodes": values["count"],
         "seed": values["seed"] or "0",
         "name": values["name"],
-        "formats": ["lerobot", *(["robomimic"] if values["robomimic"] else [])],
+        "formats": ["lerobot", *(form for form in _FORMS if values[form])],
         "keep_failed": values["keep_failed"],
         "priority": values["priority"],
         "render": _render(values) if values["pictures"] else None,
@@ -88,7 +90,7 @@ def values_from(request: Mapping[str, Any]) -> dict[str, Any]:
         "goal": "attempts" if request.get("attempts") else "episodes",
         "count": _text(request.get("attempts") or request.get("episodes") or 50),
         "min_success_after": _text(request.get("min_success_after", 100)),
-        "robomimic": "robomimic" in request.get("formats", ()),
+        **{form: form in request.get("formats", ()) for form in _FORMS},
         "keep_failed": request.get("keep_failed", False),
         "pictures": render is not None,
     }

@@ -38,11 +38,13 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 class KeptCode:
     """What numba asks before it compiles a function, and tells afterwards.
 
-    One sealed file per function, signature and CPU, in the folder named by everything else that goes into it.
+    One sealed file per function with the file it is written in, signature and CPU, in the folder named by everything
+    else that goes into it.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self._source = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
 
     @property
     def cache_path(self) -> str:
@@ -67,7 +69,7 @@ class KeptCode:
             keeping.keep(self._place(sig, cres.codegen), dumps(cres._reduce()))  # noqa: SLF001
 
     def _place(self, sig: Any, codegen: Any) -> str:
-        made_for = hashlib.sha256(repr((sig, codegen.magic_tuple())).encode()).hexdigest()[:16]
+        made_for = hashlib.sha256(repr((self._source, sig, codegen.magic_tuple())).encode()).hexdigest()[:16]
         return f"{_code()}/{self._name}-{made_for}"
 
 

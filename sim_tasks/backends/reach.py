@@ -73,6 +73,20 @@ class Reach:
         spread = np.random.default_rng(0).random((STARTS, len(self._chains[hand].low)))
         return _misses(self._chains[hand], np.ascontiguousarray(qpos, np.float64), targets, spread)
 
+    def postures(self, hand: str, qpos: Array, T_world_eef: Array) -> tuple[Array, Array, Array]:
+        """Return the postures ``(n, joints)`` the present one leads to at poses, and what they miss them by.
+
+        Each is looked for from the present posture, so a pose has one answer whatever was asked before. It is where
+        the arm would be after going there straight; a pose that takes another posture counts as missed.
+
+        Args:
+            hand: its name.
+            qpos: ``(nq,)`` where everything is now.
+            T_world_eef: ``(n, 4, 4)`` poses of its grip frame, world frame.
+        """
+        targets = np.ascontiguousarray(T_world_eef, np.float64)
+        return _postures(self._chains[hand], np.ascontiguousarray(qpos, np.float64), targets)
+
 
 def _chain(model: mujoco.MjModel, frame: tuple[bool, int], movable: list[int]) -> Chain:
     is_site, index = frame
@@ -138,10 +152,8 @@ class Scratch(NamedTuple):
 
 
 @compiled
-def _misses(chain: Chain, qpos: Array, targets: Array, spread: Array) -> tuple[Array, Array]:
-    n = len(chain.low)
-    metres, radians, q, start = np.empty(len(targets)), np.empty(len(targets)), np.empty(n), np.empty(n)
-    room = Scratch(
+def _scratch(n: int) -> Scratch:
+    return Scratch(
         np.zeros((6, n)),
         np.empty(6),
         np.empty((6, 6)),
@@ -155,9 +167,33 @@ def _misses(chain: Chain, qpos: Array, targets: Array, spread: Array) -> tuple[A
         np.empty((3, 3)),
         np.empty((3, 3)),
     )
+
+
+@compiled
+def _present(chain: Chain, qpos: Array) -> Array:
+    start = np.empty(len(chain.low))
     for k in range(len(chain.joint)):
         if chain.joint[k] >= 0:
             start[chain.joint[k]] = qpos[chain.qpos[k]]
+    return start
+
+
+@compiled
+def _postures(chain: Chain, qpos: Array, targets: Array) -> tuple[Array, Array, Array]:
+    n = len(chain.low)
+    metres, radians, q = np.empty(len(targets)), np.empty(len(targets)), np.empty((len(targets), n))
+    room, start = _scratch(n), _present(chain, qpos)
+    for t in range(len(targets)):
+        q[t] = start
+        metres[t], radians[t] = _descend(chain, qpos, q[t], targets[t], room)
+    return q, metres, radians
+
+
+@compiled
+def _misses(chain: Chain, qpos: Array, targets: Array, spread: Array) -> tuple[Array, Array]:
+    n = len(chain.low)
+    metres, radians, q = np.empty(len(targets)), np.empty(len(targets)), np.empty(n)
+    room, start = _scratch(n), _present(chain, qpos)
     others = len(spread)
     for t in range(len(targets)):
         best = np.inf

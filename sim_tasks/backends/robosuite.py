@@ -11,8 +11,8 @@ turn. Results therefore cannot depend on how many environments there are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,9 +28,11 @@ from factory.scene import SceneState
 from factory.sim import Block, BlockResult, Commands, Snapshot
 from factory.specs import EefSpec, TaskSpec
 from factory.transfer import transferred
+from factory.transit import Gauge
 from sim_tasks.backends import annotation, exact_control, fingerprint
 from sim_tasks.backends.compiled_path import CompiledPath, Outcome
 from sim_tasks.backends.controllers import Arm, UnsupportedControlError, arms
+from sim_tasks.backends.obstacles import Limb, Obstacles
 from sim_tasks.backends.reach import Reach
 from sim_tasks.backends.scenes import build_environment
 from sim_tasks.backends.sensing import SceneReader
@@ -97,6 +99,7 @@ class RobosuiteBackend:
         self._exact: list[exact_control.ExactArm] = []
         self._active = -1
         self._kinematics: Reach | None = None
+        self._obstacles: Obstacles | None = None
         self._recorder: RobosuiteBackend | None = None
         self._path: CompiledPath | None = self._compile() if control_mode == "compiled" else None
         self.control_mode: ControlMode = "compiled" if self._path else "robosuite"
@@ -183,6 +186,24 @@ class RobosuiteBackend:
         Its joints' limits are kept, collisions are not asked about; see `reach.Reach`.
         """
         self._enter(env)
+        return self._arm_kinematics(eef).misses(eef, self._data.qpos, T_world_eef)
+
+    def survey(self, env: int, eef: str, carried: Collection[str], T_from: Array, T_goal: Array) -> Gauge:
+        """Return what tells how much room a hand, with the objects it carries, has at poses; see `obstacles`.
+
+        It answers for the present moment, and until the backend is asked to do something else.
+        """
+        self._enter(env)
+        kinematics = self._arm_kinematics(eef)
+        if self._obstacles is None:
+            self._obstacles = Obstacles(self._model, kinematics, {name: self._limb(name) for name in self._hands})
+        bodies = [self._body(self.task.scene.objects[name].body) for name in carried]
+        free = [b for b in bodies if self._model.body_dofnum[b] == 6]  # what else is held, a handle, cannot come along
+        return self._obstacles.survey(eef, self._data.qpos, free, T_from, T_goal)
+
+    def _arm_kinematics(self, eef: str) -> Reach:
+        if eef not in self.task.robot.eefs:
+            raise BackendError(unknown_name("end effector", eef, self.task.robot.eefs))
         if self._kinematics is None:
             self._kinematics = Reach(
                 self._model,
@@ -191,21 +212,23 @@ class RobosuiteBackend:
                     for name in self.task.robot.eefs
                 },
             )
-        if eef not in self.task.robot.eefs:
-            raise BackendError(unknown_name("end effector", eef, self.task.robot.eefs))
-        return self._kinematics.misses(eef, self._data.qpos, T_world_eef)
+        return self._kinematics
+
+    def _limb(self, eef: str) -> Limb:
+        joints = self._reader.group_addresses(f"{eef}_arm")
+        root = int(self._model.jnt_bodyid[list(self._model.jnt_qposadr).index(joints[0])])
+        return Limb(frame=self._reader.eef_frames[eef], joints=tuple(joints), root=root)
 
     def annotate(self, demo: Demo) -> AnnotatedDemo:
         """Read a demo's states in this scene; see `annotation.annotate`.
 
         What another robot recorded is read in that robot's scene, and its hands' poses become this robot's.
         """
-        recorded_with = self.task.recorded_with
-        if recorded_with is not None:
+        recorded_as = self.task.recorded_as
+        if recorded_as is not None:
             if self._recorder is None:
-                recorder = replace(self.task, robot=recorded_with, recorded_with=None)
-                self._recorder = RobosuiteBackend(recorder, control_mode="robosuite")
-            return transferred(self._recorder.annotate(demo), recorded_with, self.task.robot)
+                self._recorder = RobosuiteBackend(recorded_as, control_mode="robosuite")
+            return transferred(self._recorder.annotate(demo), recorded_as.robot, self.task.robot)
         self._leave()
         self._restore_model()
         try:

@@ -7,7 +7,7 @@ import ctypes
 import gc
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from robosuite.models.tasks import ManipulationTask
 from robosuite.utils.mjcf_utils import CustomMaterial
 
 from factory.errors import BackendError, unknown_name
+from factory.parts import BodySpec
 from factory.specs import BoxSpec, MountSpec, SceneSpec, TaskSpec
 from sim_tasks.backends.parts import add_cameras, add_parts
 
@@ -135,6 +136,21 @@ def _controllers(mount: MountSpec) -> Any:
 def _maker(scene: SceneSpec, mounts: Sequence[MountSpec]) -> Any:
     if scene.base == "table":
         return lambda **options: TableScene(scene, mounts, **options)
+    return _furnished(_environment(scene), scene.parts) if scene.parts else _environment(scene)
+
+
+def _furnished(environment: Any, parts: Mapping[str, BodySpec]) -> Any:
+    """Return an environment's class with parts beside what it loads itself."""
+
+    class Furnished(environment):
+        def _load_model(self) -> None:
+            super()._load_model()
+            add_parts(self.model, parts)
+
+    return Furnished
+
+
+def _environment(scene: SceneSpec) -> Any:
     if ":" in scene.base:
         module, _, name = scene.base.partition(":")
         try:
@@ -143,7 +159,7 @@ def _maker(scene: SceneSpec, mounts: Sequence[MountSpec]) -> Any:
             raise BackendError(f"scene base {scene.base!r} cannot be imported: {error}") from error
     if scene.base not in REGISTERED_ENVS:
         raise BackendError(unknown_name("robosuite environment", scene.base, REGISTERED_ENVS))
-    return lambda **options: robosuite.make(scene.base, **options)
+    return REGISTERED_ENVS[scene.base]
 
 
 def _box(name: str, spec: BoxSpec) -> BoxObject:

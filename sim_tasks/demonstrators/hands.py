@@ -3,6 +3,18 @@
 A grasp is a pose in the object's frame: z points where the hand reaches, x from finger to opposing finger. Parallel
 grippers and dexterous hands understand the same grasp, each by its own grasp frame (`EefSpec.grasp_m`).
 
+What a Fourier hand on a GR-1 holds well: an upright shaft 5 to 7 cm thick, taken from the hand's own side with the
+fingers ahead, its weight below or around the hand. The fingers open little by little, the hand then goes 2.5 cm back
+along its fingers, so that the thumb is clear, and only then away. The arm lags where it has to reach across: at rest it
+is off by a millimetre in front of its own shoulder, by 1 to 8 mm half way to the middle and by 11 to 38 mm beyond it;
+so things are set down on the hand's own side.
+
+What an Inspire hand on a Panda holds well: a bar 4 cm thick across the palm, the fingers hanging down, taken from the
+side. Told to close half way they hook under it and the thumb lies on top: nothing is pinched, so two hands do not turn
+what they share. What hangs from one hand needs a round bar and a heavy foot to hang upright; of a square bar thumb and
+fingers find two edges, and turn it. An open hand comes and leaves from the side or upwards, never across the bar: the
+thumb stays 16 mm above it and reaches 55 mm beyond.
+
 A script for two hands is a generator of acts. An act gives each hand a script of strokes; hands run theirs side by
 side, each at its own pace, and the next act begins when all have ended.
 """
@@ -124,6 +136,32 @@ def offset_of(style: Style, T_world_grasp: Array) -> Array:
     return T_world_grasp @ turn
 
 
+def from_above(
+    hand: Hand,
+    scene: SceneState,
+    T_world_object: Array,
+    style: Style,
+    *,
+    at_m: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    turns: int = 2,
+) -> Array:
+    """Return the grasp from above, with the style's imprecision, that turns a parallel gripper least from where it is.
+
+    Args:
+        hand: which.
+        scene: now.
+        T_world_object: ``(4, 4)`` where the object is, or will be.
+        style: how.
+        at_m: point of the object, in its frame; the first grasp considered closes along the frame's y axis.
+        turns: that many equal turns about the vertical grasp it as well: 2 for a bar, 4 for what is square.
+    """
+    angles = 2.0 * np.pi * np.arange(turns) / turns
+    across = [(-np.sin(angle), np.cos(angle), 0.0) for angle in angles]
+    return easier(
+        hand, scene, (T_world_object @ offset_of(style, grasp_pose(at_m, (0.0, 0.0, -1.0), a)) for a in across)
+    )
+
+
 # --- pieces of one hand's script --------------------------------------------------------------------------------------
 
 
@@ -175,15 +213,19 @@ def bring(
     *,
     speed_m_s: float = 0.12,
     through: Iterable[Array] = (),
+    rest_steps: int = 0,
 ) -> Part:
-    """Bring what the hand holds to a pose, given how it holds it now; `through` are object poses passed on the way."""
+    """Bring what the hand holds to a pose, given how it holds it now; `through` are object poses passed on the way.
+
+    It stays there for `rest_steps`: after a long and quick way the arm is a hand's breadth behind what it is told.
+    """
     T_object_eef = poses.inverse(scene.T_world_object[obj][-1]) @ hand.pose(scene)
     way = np.array([T @ T_object_eef for T in through]).reshape(-1, 4, 4)
-    return (
-        yield Stroke(
-            T_world_eef=T_world_object @ T_object_eef, closed=True, speed_m_s=speed_m_s * style.pace, through=way
-        )
-    )
+    goal = T_world_object @ T_object_eef
+    scene = yield Stroke(T_world_eef=goal, closed=True, speed_m_s=speed_m_s * style.pace, through=way)
+    if rest_steps:
+        scene = yield Stroke(T_world_eef=goal, closed=True, steps=rest_steps)
+    return scene
 
 
 def let_go(

@@ -21,12 +21,18 @@ from sim_tasks.demonstrators import (
     can,
     cubes,
     door,
+    gr1_can_sort,
+    gr1_coffee,
     gr1_pick_place,
+    gr1_pouring,
     square,
+    two_arm_box_cleanup,
+    two_arm_drawer_cleanup,
     two_arm_handover,
     two_arm_lift,
     two_arm_lift_tray,
     two_arm_threading,
+    two_arm_three_piece_assembly,
     two_arm_transport,
 )
 from sim_tasks.demonstrators.hands import DuetOf, Now
@@ -48,11 +54,17 @@ SCRIPTS: Mapping[str, ScriptOf] = {
 
 DUETS: Mapping[str, DuetOf] = {
     "two_arm_lift": two_arm_lift.lift,
+    "two_arm_drawer_cleanup": two_arm_drawer_cleanup.drawer_cleanup,
+    "two_arm_box_cleanup": two_arm_box_cleanup.box_cleanup,
     "two_arm_lift_tray": two_arm_lift_tray.lift_tray,
     "two_arm_handover": two_arm_handover.hand_over,
+    "two_arm_three_piece_assembly": two_arm_three_piece_assembly.assemble,
     "two_arm_threading": two_arm_threading.thread,
     "two_arm_transport": two_arm_transport.transport,
     "gr1_pick_place": gr1_pick_place.pick_place,
+    "gr1_can_sort": gr1_can_sort.can_sort,
+    "gr1_pouring": gr1_pouring.pour,
+    "gr1_coffee": gr1_coffee.coffee,
 }
 """Scripts for robots with two arms, by task or family."""
 

@@ -8,21 +8,16 @@ import numpy as np
 
 from factory import poses
 from sim_tasks.demonstrators.hands import (
-    Array,
     Duet,
-    Hand,
     Now,
     Part,
     back_off,
     bring,
-    easier,
+    from_above,
     go,
-    grasp_pose,
     hands_of,
     let_go,
-    offset_of,
     take,
-    turned_over,
 )
 from sim_tasks.demonstrators.strokes import Style, raised
 from sim_tasks.tasks import two_arm_handover as task
@@ -30,6 +25,10 @@ from sim_tasks.tasks import two_arm_handover as task
 RIGHT, LEFT = (hands_of(task.TASK.robot)[side] for side in ("right", "left"))
 _PLACE_M = np.array([0.0, 0.0, 0.97])
 """Where the hammer is handed over: above the table's middle, where both arms are at ease."""
+
+_IN_BIN_M = np.array([0.0, -0.03, task.BIN_FLOOR_M + 0.03])
+"""Where it is let go; its head sags and lands first, which pushes it 3 cm on."""
+_STEADY_STEPS = 8
 
 
 def hand_over(now: Now, styles: Mapping[str, Style]) -> Duet:
@@ -42,28 +41,28 @@ def hand_over(now: Now, styles: Mapping[str, Style]) -> Duet:
     )
     now = yield {
         "right": _pick(now, giver, place),
-        "left": go(LEFT.at(back_off(_grasp(LEFT, now, place, task.TAKER_M, taker), taker.hover_m)), taker),
+        "left": go(
+            LEFT.at(back_off(from_above(LEFT, now.scene, place, taker, at_m=task.TAKER_M), taker.hover_m)), taker
+        ),
     }
-    T = _grasp(LEFT, now, now.object("hammer"), task.TAKER_M, taker)
+    # Looked at while the hammer still swings, it would be grasped where it was.
+    now = yield {"right": go(now.targets["right"], giver, closed=1.0, steps=_STEADY_STEPS)}
+    T = from_above(LEFT, now.scene, now.object("hammer"), taker, at_m=task.TAKER_M)
     now = yield {"left": take(now.scene, LEFT, "hammer", T, taker, hover_m=0.04)}
     now = yield {"right": let_go(RIGHT, now.targets["right"], giver, back_m=0.08)}
     yield {"right": go(home["right"], giver), "left": _stow(now, taker)}
 
 
-def _grasp(hand: Hand, now: Now, T_world_hammer: Array, at_m: tuple[float, float, float], style: Style) -> Array:
-    T = T_world_hammer @ offset_of(style, grasp_pose(at_m, (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)))
-    return easier(hand, now.scene, (T, turned_over(T)))
-
-
 def _pick(now: Now, style: Style, T_world_place: Array) -> Part:
-    grasp = _grasp(RIGHT, now, now.object("hammer"), task.GIVER_M, style)
+    grasp = from_above(RIGHT, now.scene, now.object("hammer"), style, at_m=task.GIVER_M)
     scene = yield from take(now.scene, RIGHT, "hammer", grasp, style)
     lifted = raised(scene.T_world_object["hammer"][-1], style.carry_m - 0.03)
     return (yield from bring(scene, RIGHT, "hammer", T_world_place, style, speed_m_s=0.25, through=(lifted,)))
 
 
 def _stow(now: Now, style: Style) -> Part:
-    over = poses.pose(poses.yaw_matrix(np.array(np.pi / 2)), np.array([*style.place_offset_m, task.BIN_FLOOR_M + 0.03]))
+    at = np.array([*style.place_offset_m, 0.0]) + _IN_BIN_M
+    over = poses.pose(poses.yaw_matrix(np.array(np.pi / 2)), at)
     there = now.object("bin") @ over
     scene = yield from bring(now.scene, LEFT, "hammer", raised(there, 0.08), style, speed_m_s=0.3)
     scene = yield from bring(scene, LEFT, "hammer", there, style, speed_m_s=0.15)

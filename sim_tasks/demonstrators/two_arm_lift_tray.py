@@ -19,8 +19,13 @@ def lift_tray(now: Now, styles: Mapping[str, Style]) -> Duet:
     """Take both handles, each hand at its own pace, and raise the tray level."""
     takes: Act = {name: _take(now.scene, hand, styles[name]) for name, hand in HANDS.items()}
     now = yield takes
+    # A person looks whether both hands hold before they lift.
+    look = 3 * styles["left"].pause_steps
+    now = yield joined(now, HANDS.values(), "tray", now.object("tray"), steps=look, closed=_SQUEEZE)
     style = styles["right"]
-    yield joined(now, HANDS.values(), "tray", raised(now.object("tray"), style.carry_m), steps=30, closed=_SQUEEZE)
+    high = raised(now.object("tray"), style.carry_m)
+    now = yield joined(now, HANDS.values(), "tray", high, speed_m_s=0.14 * style.pace, closed=_SQUEEZE)
+    yield joined(now, HANDS.values(), "tray", now.object("tray"), steps=8, closed=_SQUEEZE)
 
 
 def _take(scene: SceneState, hand: Hand, style: Style) -> Script:

@@ -10,22 +10,17 @@ from factory import poses
 from sim_tasks.demonstrators.hands import (
     Array,
     Duet,
-    Hand,
     Now,
     Part,
     bring,
-    easier,
-    grasp_pose,
+    from_above,
     hands_of,
-    offset_of,
     take,
-    turned_over,
 )
 from sim_tasks.demonstrators.strokes import Style, raised
 from sim_tasks.tasks import two_arm_threading as task
 
 RIGHT, LEFT = (hands_of(task.TASK.robot)[side] for side in ("right", "left"))
-_DOWN, _ACROSS = (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)
 _EYE_AT_M, _NEEDLE_AT_M = np.array([0.0, 0.08, 0.94]), np.array([0.0, -0.12, 0.98])
 """Where the eye's foot is held up, and where the needle waits meanwhile."""
 _BEFORE_M, _PUSHED_M = -(task.NEEDLE_HALF_M + 0.025), -(task.NEEDLE_HALF_M - 0.04)
@@ -43,16 +38,16 @@ def thread(now: Now, styles: Mapping[str, Style]) -> Duet:
 
 def _pick(now: Now, style: Style) -> Part:
     # A little above its middle: the finger tips stay off the table.
-    grasp = grasp_pose((task.GRASP_M, 0.0, 0.004), _DOWN, _ACROSS)
-    scene = yield from take(now.scene, RIGHT, "needle", _on(RIGHT, now, "needle", grasp, style), style, hover_m=0.06)
+    grasp = from_above(RIGHT, now.scene, now.object("needle"), style, at_m=(task.GRASP_M, 0.0, 0.004))
+    scene = yield from take(now.scene, RIGHT, "needle", grasp, style, hover_m=0.06)
     lifted = raised(scene.T_world_object["needle"][-1], 0.09)
     ready = _along_y(_NEEDLE_AT_M, style)
     return (yield from bring(scene, RIGHT, "needle", ready, style, speed_m_s=0.2, through=(lifted,)))
 
 
 def _grasp(now: Now, style: Style) -> Part:
-    grasp = grasp_pose((0.0, 0.0, task.POST_Z_M), _DOWN, _ACROSS)
-    scene = yield from take(now.scene, LEFT, "eye", _on(LEFT, now, "eye", grasp, style), style, hover_m=0.06)
+    grasp = from_above(LEFT, now.scene, now.object("eye"), style, at_m=(0.0, 0.0, task.POST_Z_M))
+    scene = yield from take(now.scene, LEFT, "eye", grasp, style, hover_m=0.06)
     return (yield from bring(scene, LEFT, "eye", raised(scene.T_world_object["eye"][-1], 0.06), style))
 
 
@@ -61,11 +56,6 @@ def _push(now: Now, style: Style) -> Part:
     before, through = (_moved(eye, (x, 0.0, task.RING_Z_M)) for x in (_BEFORE_M, _PUSHED_M))
     scene = yield from bring(now.scene, RIGHT, "needle", before, style)
     return (yield from bring(scene, RIGHT, "needle", through, style, speed_m_s=0.07))
-
-
-def _on(hand: Hand, now: Now, obj: str, grasp: Array, style: Style) -> Array:
-    T = now.object(obj) @ offset_of(style, grasp)
-    return easier(hand, now.scene, (T, turned_over(T)))
 
 
 def _along_y(position_m: Array, style: Style) -> Array:

@@ -15,12 +15,10 @@ from sim_tasks.demonstrators.hands import (
     Now,
     Part,
     bring,
-    easier,
+    from_above,
     go,
-    grasp_pose,
     hands_of,
     let_go,
-    offset_of,
     take,
     wait,
 )
@@ -29,7 +27,7 @@ from sim_tasks.tasks import two_arm_transport as task
 
 RIGHT, LEFT = (hands_of(task.TASK.robot)[side] for side in ("right", "left"))
 _CLEARED = task.TASK.signals["cleared"]
-_LIFT_M = 0.10
+_LIFT_M, _REST_STEPS = 0.08, 6
 _OVER_M = task.FLOOR_M + task.BLOCK_M[2] / 2 + 0.004
 """From a bin's bottom to the middle of a block that is about to be let go in it."""
 
@@ -39,12 +37,12 @@ def transport(now: Now, styles: Mapping[str, Style]) -> Duet:
     right, left = styles["right"], styles["left"]
     home = now.targets
     now = yield {"right": _pass(now, right), "left": _clear(now, left)}
-    yield {"right": go(home["right"], right), "left": _fetch(now, left)}
+    yield {"right": go(home["right"], right, speed_m_s=0.3), "left": _fetch(now, left)}
 
 
 def _ready(now: Now) -> Array:
     """Return where the left hand waits: beside the tray, out of the other's way, turned as it began."""
-    at = now.object("tray")[:3, 3] + np.array([0.0, 0.15, 0.10])
+    at = now.object("tray")[:3, 3] + np.array([0.0, 0.18, 0.10])
     return poses.pose(LEFT.pose(now.scene)[:3, :3], at)
 
 
@@ -58,7 +56,7 @@ def _pass(now: Now, style: Style) -> Part:
 def _clear(now: Now, style: Style) -> Part:
     scene = yield from _carry(now.scene, LEFT, "trash", "trash_bin", style)
     yield from _lay(scene, LEFT, "trash", "trash_bin", style)
-    return (yield from go(_ready(now), style, speed_m_s=0.25))
+    return (yield from go(_ready(now), style, speed_m_s=0.3))
 
 
 def _fetch(now: Now, style: Style) -> Part:
@@ -68,27 +66,17 @@ def _fetch(now: Now, style: Style) -> Part:
 
 def _carry(scene: SceneState, hand: Hand, obj: str, to: str, style: Style) -> Part:
     """Take a block, lift it and bring it over a bin."""
-    grasp = _grasp(hand, scene, obj, style)
+    grasp = from_above(hand, scene, scene.T_world_object[obj][-1], style, turns=4)
     scene = yield from take(scene, hand, obj, grasp, style, hover_m=style.hover_m - 0.03)
     lifted = raised(scene.T_world_object[obj][-1], _LIFT_M)
-    return (
-        yield from bring(
-            scene, hand, obj, raised(_place(scene, obj, to, style), 0.08), style, speed_m_s=0.24, through=(lifted,)
-        )
-    )
+    over = raised(_place(scene, obj, to, style), 0.06)
+    return (yield from bring(scene, hand, obj, over, style, speed_m_s=0.26, through=(lifted,), rest_steps=_REST_STEPS))
 
 
 def _lay(scene: SceneState, hand: Hand, obj: str, to: str, style: Style) -> Part:
     """Lower a block into a bin and let it go."""
-    scene = yield from bring(scene, hand, obj, _place(scene, obj, to, style), style, speed_m_s=0.16)
+    scene = yield from bring(scene, hand, obj, _place(scene, obj, to, style), style, speed_m_s=0.18)
     return (yield from let_go(hand, hand.pose(scene), style, back_m=0.07))
-
-
-def _grasp(hand: Hand, scene: SceneState, obj: str, style: Style) -> Array:
-    """Return the grasp from above that turns the hand least: any two opposite faces will do."""
-    ways = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
-    grasps = (offset_of(style, grasp_pose((0.0, 0.0, 0.0), (0.0, 0.0, -1.0), across)) for across in ways)
-    return easier(hand, scene, (scene.T_world_object[obj][-1] @ T for T in grasps))
 
 
 def _place(scene: SceneState, obj: str, to: str, style: Style) -> Array:

@@ -78,10 +78,10 @@ SOURCES: Mapping[str, BodySpec | None] = {
 }
 """What things start from; the height of each is in `_HEIGHT_M`."""
 _HEIGHT_M = {"table": 0.0, "board": 0.02, "book": 0.03}
-_SOURCE_M = (0.01, -0.12)
-"""Middle of what things start on: in front of the right shoulder, clear of the waiting hand."""
-_TARGET_M = (-0.03, 0.03)
-"""Middle of what they go to: as far to the left as the right hand gets with ease, and nearer, for it turns inwards."""
+_SOURCE_M = (0.01, -0.11)
+"""Middle of what things start on: to the left of the waiting hand, not yet where its arm lags behind."""
+_TARGET_M = (-0.03, -0.265)
+"""Middle of what they go to: to the right, where the arm follows to a millimetre."""
 
 FLOOR_M = 0.005
 """Height of every target's floor above the table."""
@@ -168,7 +168,10 @@ def _task(name: str, thing: str, source: str, target: str) -> TaskSpec:
             parts=parts,
             table=GR1_TABLE,
             cameras={"front_view": FRONT_VIEW, "ego_view": GR1_EGO_VIEW},
-            objects={name: ObjectSpec.of_part(name) for name in ("thing", "target", *_DISTRACTORS)},
+            objects={
+                "thing": ObjectSpec.of_part("thing", yaw_symmetry=4 if thing == "carton" else 36),
+                **{name: ObjectSpec.of_part(name) for name in ("target", *_DISTRACTORS)},
+            },
             contacts=grasp_contacts("thing", fingers=fingers),
             clearances_mm={"hand above the table": 25.0, "thing in the target, across": 56.0},
         ),

@@ -84,6 +84,15 @@ def joint_beyond(group: str, threshold: float) -> Predicate:
     return is_beyond
 
 
+def joint_below(group: str, threshold: float) -> Predicate:
+    """True while the first joint of a scene joint group is below a value (rad or m)."""
+
+    def is_below(state: SceneState) -> NDArray[np.bool_]:
+        return state.joint(group)[:, 0] < threshold
+
+    return is_below
+
+
 def both(first: Predicate, second: Predicate) -> Predicate:
     """True where both are."""
 

@@ -14,20 +14,25 @@ from sim_tasks.robots import EGO_VIEW, FRONT_VIEW, TWO_DEX_PANDAS
 from sim_tasks.tasks.predicates import above, away, every, grasp_contacts, held, inside
 
 _TABLE_M = 0.8
-_RAISED_M = 0.15
+_RAISED_M = 0.135
 """The lid's rim is above the toolbox in the box when it is that high."""
+
+_IN_AIR_M = 0.155
+"""The toolbox waits that high above the table: it passes over the lid."""
 
 TOOLBOX_BAR_Z_M = 0.105
 """The middle of the toolbox's handle above its bottom."""
-_TOOLBOX_X_M, _TOOLBOX_Y_M, _BAR_M = 0.14, 0.10, 0.04
+_BAR_M = 0.04
+TOOLBOX_M: Triple = (0.14, 0.08, TOOLBOX_BAR_Z_M + _BAR_M / 2)
+"""Length, width and height of the toolbox, handle included."""
 
 FLOOR_M, _RIM_M = 0.006, 0.03
-_BOX_X_M, _BOX_Y_M = 0.19, 0.15
+_BOX_X_M, _BOX_Y_M = 0.19, 0.16
 """Clear length and width of the box."""
 
-HANDLE_Y_M, HANDLE_Z_M = 0.16, 0.145
+HANDLE_Y_M, HANDLE_Z_M = 0.165, 0.145
 """The middle of each of the lid's handles, from the middle of its rim; the open thumb passes above the lid."""
-_GAP_M = 0.01
+_GAP_M = 0.014
 """Between the lid and the box on each side."""
 _SKIN_M, _LID_M, _HANDLE_M = 0.005, 0.145, 0.04
 _INNER_X_M, _INNER_Y_M = _BOX_X_M + 2 * (FLOOR_M + _GAP_M), _BOX_Y_M + 2 * (FLOOR_M + _GAP_M)
@@ -69,14 +74,25 @@ def _lid() -> tuple[GeomSpec, ...]:
 
 
 def _toolbox() -> tuple[GeomSpec, ...]:
-    """Return a low crate with a post at each end and a bar between them."""
+    """Return a heavy low crate with a post at each end and a round bar between them, from which it hangs upright."""
     post_m = TOOLBOX_BAR_Z_M + _BAR_M / 2
-    post_x = _TOOLBOX_X_M / 2 - 0.006
+    post_x = TOOLBOX_M[0] / 2 - 0.006
     return (
-        _block((_TOOLBOX_X_M, _TOOLBOX_Y_M, 0.03), (0.0, 0.0, 0.015), _RED, density=800.0),
+        _block((TOOLBOX_M[0], TOOLBOX_M[1], 0.03), (0.0, 0.0, 0.015), _RED, density=1500.0),
         *(_block((0.012, 0.03, post_m), (s * post_x, 0.0, post_m / 2), _STEEL) for s in (-1, 1)),
-        _block((_TOOLBOX_X_M - 0.024, _BAR_M, _BAR_M), (0.0, 0.0, TOOLBOX_BAR_Z_M), _RED, grip=True),
+        GeomSpec(
+            shape="cylinder",
+            size_m=(_BAR_M / 2, TOOLBOX_M[0] / 2 - 0.012),
+            pos_m=(0.0, 0.0, TOOLBOX_BAR_Z_M),
+            quat_wxyz=(math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0),
+            rgba=_RED,
+            density=250.0,
+            friction=(1.5, 0.005, 0.0001),
+        ),
     )
+
+
+TOOLBOX = BodySpec(geoms=_toolbox())
 
 
 def _reset(half_range_m: float, half_turn_rad: float) -> ResetSpec:
@@ -93,9 +109,9 @@ def _reset(half_range_m: float, half_turn_rad: float) -> ResetSpec:
 
     return ResetSpec(
         placements=(
-            place("box", -0.15, 0.0, 0.0),
-            place("lid", 0.14, 0.0, 0.001),
-            place("toolbox", -0.15, -0.24, 0.001),
+            place("box", -0.13, 0.0, 0.0),
+            place("lid", 0.15, 0.0, 0.001),
+            place("toolbox", -0.12, -0.24, 0.001),
         )
     )
 
@@ -103,8 +119,8 @@ def _reset(half_range_m: float, half_turn_rad: float) -> ResetSpec:
 _FINGERS = {side: tuple(TWO_DEX_PANDAS.eefs[side].fingers) for side in ("right", "left")}
 _RIGHT, _LEFT = (held("lid", _FINGERS[side]) for side in ("right", "left"))
 _STOWED = inside("toolbox", "box", (-0.06, -0.06, 0.0), (0.06, 0.06, 0.02))
-_CLEAR_M = 0.2
-"""A hand's wrist is that far from the bottom of what it let go of."""
+_TOOLBOX_LEFT_M, _LID_LEFT_M = 0.29, 0.37
+"""A wrist is that far from the frame of what it let go of; from what it holds, 4 cm less."""
 
 TASK = TaskSpec(
     name="two_arm_box_cleanup",
@@ -123,10 +139,10 @@ TASK = TaskSpec(
             "box": BodySpec(
                 geoms=open_box((_BOX_X_M, _BOX_Y_M, _RIM_M), FLOOR_M, rgba=_CARD),
                 joint="fixed",
-                pos_m=(-0.15, 0.0, _TABLE_M),
+                pos_m=(-0.13, 0.0, _TABLE_M),
             ),
             "lid": BodySpec(geoms=_lid()),
-            "toolbox": BodySpec(geoms=_toolbox()),
+            "toolbox": TOOLBOX,
         },
         cameras={"front_view": FRONT_VIEW, "ego_view": EGO_VIEW},
         objects={name: ObjectSpec.of_part(name) for name in ("box", "lid", "toolbox")},
@@ -136,9 +152,9 @@ TASK = TaskSpec(
         ),
         clearances_mm={
             "lid around the box, each side": 1e3 * _GAP_M,
-            "toolbox in the box, lengthwise": 1e3 * (_BOX_X_M - _TOOLBOX_X_M),
-            "toolbox in the box, across": 1e3 * (_BOX_Y_M - _TOOLBOX_Y_M),
-            "toolbox below the lid": 1e3 * (_LID_M - _SKIN_M - FLOOR_M - TOOLBOX_BAR_Z_M - _BAR_M / 2),
+            "toolbox in the box, lengthwise": 1e3 * (_BOX_X_M - TOOLBOX_M[0]),
+            "toolbox in the box, across": 1e3 * (_BOX_Y_M - TOOLBOX_M[1]),
+            "toolbox below the lid": 1e3 * (_LID_M - _SKIN_M - FLOOR_M - TOOLBOX_M[2]),
             "fingertips between handle and lid": 1e3 * (HANDLE_Y_M - _HANDLE_M / 2 - _INNER_Y_M / 2 - _SKIN_M),
         },
     ),
@@ -146,15 +162,15 @@ TASK = TaskSpec(
     subtasks={
         "right": (
             SubtaskSpec(name="pick", object_ref="toolbox", end_signal="picked", grasps="toolbox"),
-            SubtaskSpec(name="stow", object_ref="box", end_signal="stowed", carries="toolbox"),
+            SubtaskSpec(name="stow", object_ref="box", end_signal="stowed", carries="toolbox", interpolation_steps=15),
             SubtaskSpec(name="grasp", object_ref="lid", end_signal="right_holds", grasps="lid", interpolation_steps=15),
             SubtaskSpec(name="raise", object_ref="lid", end_signal="raised", carries="lid"),
-            SubtaskSpec(name="cover", object_ref="box", carries="lid", interpolation_steps=10),
+            SubtaskSpec(name="cover", object_ref="box", carries="lid", interpolation_steps=20),
         ),
         "left": (
             SubtaskSpec(name="grasp", object_ref="lid", end_signal="left_holds", grasps="lid"),
             SubtaskSpec(name="raise", object_ref="lid", end_signal="raised", carries="lid"),
-            SubtaskSpec(name="cover", object_ref="box", carries="lid", interpolation_steps=10),
+            SubtaskSpec(name="cover", object_ref="box", carries="lid", interpolation_steps=20),
         ),
     },
     constraints=(
@@ -162,8 +178,8 @@ TASK = TaskSpec(
         Coordination(subtasks={"right": "cover", "left": "cover"}),
     ),
     signals={
-        "picked": every(held("toolbox", _FINGERS["right"]), above("toolbox", _TABLE_M + 0.05)),
-        "stowed": every(_STOWED, away("toolbox", "right", _CLEAR_M)),
+        "picked": every(held("toolbox", _FINGERS["right"]), above("toolbox", _TABLE_M + _IN_AIR_M)),
+        "stowed": every(_STOWED, away("toolbox", "right", _TOOLBOX_LEFT_M)),
         "right_holds": _RIGHT,
         "left_holds": _LEFT,
         "raised": every(_RIGHT, _LEFT, above("lid", _TABLE_M + _RAISED_M)),
@@ -172,7 +188,7 @@ TASK = TaskSpec(
     success=every(
         _STOWED,
         inside("lid", "box", (-0.02, -0.02, -0.01), (0.02, 0.02, 0.01)),
-        away("lid", "right", _CLEAR_M),
-        away("lid", "left", _CLEAR_M),
+        away("lid", "right", _LID_LEFT_M),
+        away("lid", "left", _LID_LEFT_M),
     ),
 )

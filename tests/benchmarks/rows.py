@@ -111,8 +111,14 @@ TWO_HANDED = (
     "two_arm_handover",
     "two_arm_threading",
     "two_arm_transport",
+    "two_arm_three_piece_assembly",
     "two_arm_lift_tray",
+    "two_arm_box_cleanup",
+    "two_arm_drawer_cleanup",
     "gr1_pick_place",
+    "gr1_can_sort",
+    "gr1_pouring",
+    "gr1_coffee",
 )
 
 
@@ -125,8 +131,20 @@ def _two_handed(task: str) -> list[Row]:
         row
         for variant, target in (("D0", 60.0), ("D1", 40.0))
         for row in (
-            Row(name=f"{task} {variant}", variant=variant, settings=OURS, target=target, replay=True, **common),
-            Row(name=f"{task} {variant}: untransformed replay", variant=variant, settings=CONTROL, **common),
+            Row(
+                name=f"{task} {variant}",
+                variant=variant,
+                settings=OURS,
+                target=target,
+                replay=variant == "D0",
+                **common,
+            ),
+            Row(
+                name=f"{task} {variant}: untransformed replay",
+                variant=variant,
+                settings=CONTROL,
+                **{**common, "attempts": common.get("attempts", 200) // 2},
+            ),
         )
     ]
 
@@ -141,6 +159,20 @@ def _without(task: str, label: str, variant: str = "D0", **settings: Any) -> Row
         settings={**OURS, **settings},
         beside=f"{task} {variant}",
     )
+
+
+def _transits(task: str) -> list[Row]:
+    """Return planned transit, and beside it straight bridges on the same starts."""
+    common: dict[str, Any] = {"group": "Planned transit", "task": task}
+    return [
+        Row(
+            name=f"{task} D0: planned transit",
+            settings={**OURS, "transit": "planned"},
+            beside=f"{task} D0: straight transit",
+            **common,
+        ),
+        Row(name=f"{task} D0: straight transit", settings=OURS, **common),
+    ]
 
 
 def _transfers(task: str) -> list[Row]:
@@ -190,13 +222,22 @@ ROWS: tuple[Row, ...] = (
     # Everywhere else the automatic cuts are equal to the stored ones, so the episodes are too; see `boundaries.py`.
     *_automatic("door seeds", "door", ()),
     *(row for task in ("stack", "square") for row in _transfers(task)),
+    Row(
+        name="transfer two_arm_lift_tray to GR1ArmsOnly",
+        group="Transfer to other robots",
+        task="two_arm_lift_tray",
+        attempts=50,
+        settings=OURS,
+        robot="GR1ArmsOnly",
+    ),
     *(row for task in TWO_HANDED for row in _two_handed(task)),
+    *(row for task in ("stack/shelf", "can/posts", "stack_three") for row in _transits(task)),
     _without("two_arm_lift_tray", "no coordination", coordination="off", select_per="arm"),
+    _without("gr1_pouring", "no ordering", ordering="off", select_per="arm"),
     _without("two_arm_handover", "transform", coordination="transform"),
     _without("two_arm_handover", "translate", coordination="translate"),
     _without("two_arm_handover", "no coordination", coordination="off", select_per="arm"),
     _without("two_arm_handover", "no noise", noise_normalised=0.0),
     _without("two_arm_handover", "random source", selection={"strategy": "random"}),
     _without("two_arm_lift", "no noise", noise_normalised=0.0),
-    _without("two_arm_lift", "random source", selection={"strategy": "random"}),
 )

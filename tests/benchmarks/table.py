@@ -163,9 +163,10 @@ def _beside_control(rows: list[Row], results: dict[str, Any]) -> str:
         "| row | attempts | held | target | reached | untransformed | under a third | replayed | failures | CPU s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in (row for row in rows if row.replay):
+    for row in (row for row in rows if row.target is not None):
         r, control = results[row.name], results.get(f"{row.name}: untransformed replay")
         reached = "yes" if 100 * wilson(r["held"], r["attempts"])[2] >= (row.target or 0.0) else "**no**"
+        replayed = f"{r['replayed_bit_equal']} of {r['held']}" if "replayed_bit_equal" in r else ""
         beside, third = "", ""
         if control is not None:
             beside = _rate(control["held"], control["attempts"])
@@ -173,7 +174,7 @@ def _beside_control(rows: list[Row], results: dict[str, Any]) -> str:
         failures = ", ".join(f"{k} {n}" for k, n in list(r["failures"].items())[:3])
         lines.append(
             f"| {row.name} | {r['attempts']} | {_rate(r['held'], r['attempts'])} | {row.target:g} % | {reached} "
-            f"| {beside} | {third} | {r['replayed_bit_equal']} of {r['held']} | {failures} "
+            f"| {beside} | {third} | {replayed} | {failures} "
             f"| {r['cpu_s_per_attempt']:.2f} |"
         )
     for row in rows:
