@@ -154,7 +154,7 @@ def _two_hands() -> Layout:
     action: list[Part] = []
     for side in _SIDES:
         names = tuple(f"{side}_{finger}_rad" for finger in _SIX)
-        joints = _numbered(side, "finger", "m", _INSPIRE)
+        joints = _numbered(side, "finger", "rad", _INSPIRE)
         state += _hand_pose(side, f"{side}_arm_eef_pos", f"{side}_arm_eef_quat")
         state.append(Part(key=f"{side}_hand", names=names, values=taken(STATE, joints), column=STATE))
         action += _displacement(side, f"{side}_arm_eef_pos", f"{side}_arm_eef_rot")
@@ -201,7 +201,7 @@ def _gr1() -> Layout:
             action.append(Part(key=key, names=names, values=after, column=ACTION, relative=True))
         else:
             names = tuple(f"{side}_{finger}_rad" for finger in _SIX)
-            bent = taken(STATE, _numbered(side, "finger", "m", _FOURIER))
+            bent = taken(STATE, _numbered(side, "finger", "rad", _FOURIER))
             told = scaled(taken(ACTION, _elements(f"{side}_gripper", 6)), scale)
             state.append(Part(key=key, names=names, values=bent, column=STATE))
             action.append(Part(key=key, names=names, values=told, column=ACTION))

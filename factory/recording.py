@@ -28,8 +28,9 @@ def episode_of(result: AttemptResult, task: TaskSpec, spec: GenerationSpec, exec
     """Return the episode of an attempt.
 
     Columns (T rows; row t is what was seen *before* action t): `observation.state` holds, per end effector, joint
-    positions (rad), finger positions (m) and the hand's pose in its base frame (xyz in metres, rot6d); `action` is
-    exactly what was executed. Extra columns start with neither word, so that policies do not swallow them:
+    positions (rad), finger positions (m; rad where fingers bend) and the hand's pose in its base frame (xyz in metres,
+    rot6d); `action` is exactly what was executed. Extra columns start with neither word, so that policies do not
+    swallow them:
     `target.<eef>_eef_pose` (the pose the executed action asks for, base frame, xyz and rot6d),
     `target.<eef>_next_joint_positions` (rad, achieved after the step), `sim.object.<name>` (xyz and quaternion wxyz,
     world frame), and `subtask_index`. With several arms that counts what they do together, and
@@ -46,7 +47,7 @@ def episode_of(result: AttemptResult, task: TaskSpec, spec: GenerationSpec, exec
         hand = poses.xyz_rot6d_from_pose(T_base_world @ scene.T_world_eef[eef])
         state_parts += [joints[:T], fingers[:T], hand[:T]]
         joint_names = tuple(f"{eef}_joint{i + 1}_rad" for i in range(joints.shape[1]))
-        state_names += [*joint_names, *(f"{eef}_finger{i + 1}_m" for i in range(fingers.shape[1]))]
+        state_names += [*joint_names, *(f"{eef}_finger{i + 1}_{robot.finger_unit}" for i in range(fingers.shape[1]))]
         state_names += [f"{eef}_eef_{name}" for name in _POSE_NAMES]
         commanded = poses.xyz_rot6d_from_pose(T_base_world @ result.T_world_eef_commanded[eef])
         columns[f"target.{eef}_eef_pose"] = _column(commanded, tuple(f"{eef}_target_{n}" for n in _POSE_NAMES))

@@ -175,6 +175,11 @@ class EefSpec:
         """The whole gripper command that closes."""
         return self.command_closed or (self.gripper_closed,) * (self.gripper_action[1] - self.gripper_action[0])
 
+    @property
+    def finger_unit(self) -> str:
+        """The unit of its `gripper_joints`: jaws that are told one number slide, fingers that are told several bend."""
+        return "m" if self.gripper_action[1] - self.gripper_action[0] == 1 else "rad"
+
 
 @dataclass(frozen=True, kw_only=True)
 class MountSpec:

@@ -19,7 +19,7 @@ from factory import poses
 Array = NDArray[np.float64]
 
 PACE_M, PACE_RAD = 0.02, 0.10
-"""What a hand travels in one control step at most, as on a paced bridge: 0.4 m/s, which OSC follows within 2 cm."""
+"""What a hand is told to travel in one control step at most, as on a paced bridge: 0.4 m/s and 2 rad/s at 20 Hz."""
 
 Gauge = Callable[[Array], Array]
 """Hand poses ``(n, 4, 4)`` -> ``(n,)`` metres to the nearest thing that may not be touched there: negative inside it,
@@ -32,7 +32,7 @@ LOOK_M = 0.03
 FREE_M = PACE_M / 2
 """A way with this much room at every step touches nothing between two steps either."""
 ROOMY_M = PACE_M
-"""What a planned way keeps: at its corners the hand cuts in by up to what it lags behind."""
+"""What a planned way keeps: a hand that lags cuts its corners."""
 APPROACH_M = 0.05
 """From this near to where its work is done, a segment is followed as it was shown."""
 CHECKS = 6000
@@ -48,8 +48,8 @@ _TILT_RAD = 0.3
 """Standard deviation of the tilt, per axis, of every other sample; the rest turn only as the straight way would."""
 _SHORTCUTS = 60
 _SLOWER = 2
-"""A planned way is travelled at half the pace of a bridge: at full pace the hand comes to lag more than 10 cm behind,
-and cuts corners by as much."""
+"""A planned way is travelled at half the pace of a bridge: hands lag 3 cm behind then, at full pace 8 to 10 cm, and cut
+corners by as much (medians of `tests/benchmarks/transit.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ def robot_episode(robot: RobotSpec, index: int, *, rows: int = 20, success: bool
         pose = poses.xyz_rot6d_from_pose(hand).astype(np.float32)
         state += [joints[:-1], fingers, pose]
         names = tuple(f"{eef}_joint{i + 1}_rad" for i in range(joints.shape[1]))
-        state_names += [*names, *(f"{eef}_finger{i + 1}_m" for i in range(fingers.shape[1]))]
+        state_names += [*names, *(f"{eef}_finger{i + 1}_{spec.finger_unit}" for i in range(fingers.shape[1]))]
         state_names += [f"{eef}_eef_{name}" for name in _XYZ6]
         columns[f"target.{eef}_eef_pose"] = Column(values=pose + 1, names=tuple(f"{eef}_target_{n}" for n in _XYZ6))
         columns[f"target.{eef}_next_joint_positions"] = Column(values=joints[1:], names=names)

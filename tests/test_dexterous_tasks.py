@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -22,7 +23,14 @@ def at(x: float, y: float, z: float, tilt_rad: float = 0.0) -> Array:
     return poses.pose(poses.matrix_from_axis_angle(np.array([tilt_rad, 0.0, 0.0])), np.array([x, y, z]))
 
 
-def scene(task: TaskSpec, *, hands=FAR, holding: tuple[str, ...] = (), slide=0.0, **objects: Array) -> SceneState:
+def scene(
+    task: TaskSpec,
+    *,
+    hands: tuple[float, float, float] = FAR,
+    holding: tuple[str, ...] = (),
+    slide: float = 0.0,
+    objects: Mapping[str, Array],
+) -> SceneState:
     """A state with both hands at one place; `holding` are "eef:object" that all fingers of that hand touch."""
     touching = {
         f"{obj}|{finger}"
@@ -38,8 +46,15 @@ def scene(task: TaskSpec, *, hands=FAR, holding: tuple[str, ...] = (), slide=0.0
     )
 
 
-def done(task: TaskSpec, **what) -> bool:
-    return bool(task.success(scene(task, **what))[0])
+def done(
+    task: TaskSpec,
+    *,
+    hands: tuple[float, float, float] = FAR,
+    holding: tuple[str, ...] = (),
+    slide: float = 0.0,
+    **objects: Array,
+) -> bool:
+    return bool(task.success(scene(task, hands=hands, holding=holding, slide=slide, objects=objects))[0])
 
 
 BOTH_HOLD = ("right:tray", "left:tray")
@@ -59,11 +74,11 @@ def test_a_tray_is_lifted_by_both_hands_with_its_bottle_standing():
 def test_a_box_is_packed_when_its_lid_covers_the_toolbox_and_nobody_holds_it():
     task = find_task("two_arm_box_cleanup")
     box = at(0, 0, 0.8)
-    packed = {"box": box, "toolbox": at(0, 0, 0.806), "lid": box}
-    assert done(task, **packed)
-    assert not done(task, **packed, hands=(0, 0.2, 1.07))
-    assert not done(task, **{**packed, "toolbox": at(0, -0.3, 0.8)})
-    assert not done(task, **{**packed, "lid": at(0, 0, 0.836)})
+    stowed = at(0, 0, 0.806)
+    assert done(task, box=box, toolbox=stowed, lid=box)
+    assert not done(task, box=box, toolbox=stowed, lid=box, hands=(0, 0.2, 1.07))
+    assert not done(task, box=box, toolbox=at(0, -0.3, 0.8), lid=box)
+    assert not done(task, box=box, toolbox=stowed, lid=at(0, 0, 0.836))
 
 
 def test_a_drawer_is_tidy_when_it_is_shut_with_the_toolbox_in_it():
@@ -87,5 +102,5 @@ def test_a_toolbox_passes_above_what_is_in_its_way(name: str, above: str):
     holding = tuple(f"{eef}:{carried}" for eef in eefs)
     others = {name: at(9, 9, 0) for name in task.scene.objects}
     just_too_low = at(0, 0, 0.8 + top - 0.001)
-    assert not task.signals[signal](scene(task, **{**others, carried: just_too_low}, holding=holding))[0]
-    assert task.signals[signal](scene(task, **{**others, carried: at(0, 0, 0.98)}, holding=holding))[0]
+    assert not task.signals[signal](scene(task, objects={**others, carried: just_too_low}, holding=holding))[0]
+    assert task.signals[signal](scene(task, objects={**others, carried: at(0, 0, 0.98)}, holding=holding))[0]

@@ -171,7 +171,7 @@ def test_fingers_are_the_joints_that_are_meant(robot: RobotSpec, bend: str, turn
         episode = robot_episode(robot, 0, rows=3)
         state = episode.columns["observation.state"]
         hand = next(part for part in layout.state if part.key == f"{side}_hand").values(episode)
-        first = state.names.index(f"{side}_finger1_m")
+        first = state.names.index(f"{side}_finger1_rad")
         where = [int(np.argwhere(state.values[0, first:] == value)[0][0]) for value in hand[0]]
         wanted = (
             "pinky_proximal",

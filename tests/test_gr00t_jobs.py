@@ -61,7 +61,10 @@ def test_a_job_makes_the_view_too_from_the_clips_it_drew(tmp_path: Path) -> None
             again = jobs.export(session, found["dataset_id"], spec, to="gr00t", name="later").id
         later = finalize(database, store, again)
         database.close()
-    assert [one["kind"] for one in found["datasets"]] == ["lerobot", "gr00t"]
+    assert [(one["kind"], one["episodes"], one["frames"]) for one in found["datasets"]] == [
+        ("lerobot", 3, 48),
+        ("gr00t", 3, 48),
+    ]
     view = store.path(found["datasets"][1]["key"])
     assert view is not None
     (clip,) = shard.glob("clips-*/*.mp4")

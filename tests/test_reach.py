@@ -197,6 +197,6 @@ def test_a_cube_beyond_the_arm_is_named_before_the_hand_sets_out() -> None:
     assert str(miss) == result.failure.detail
     hand, target = (paths["right"][:, :3, 3] for paths in (result.scene.T_world_eef, result.T_world_eef_target))
     rows = result.subtask["right"] == 0
-    # As near as the arm came, in the simulator too: it was foreseen to centimetres.
-    nearest = np.linalg.norm(hand[1:][rows] - target[rows], axis=1)[-1]
-    assert miss.metres == pytest.approx(nearest, abs=0.03)
+    # The simulator agrees: the hand ends no nearer than foreseen, to a centimetre.
+    assert np.linalg.norm(hand[1:][rows] - target[rows], axis=1)[-1] > miss.metres - 0.01
+    assert miss.metres > 0.02

@@ -209,6 +209,27 @@ def test_a_door_is_open_beyond_its_hinge_angle():
     assert task.signals["latch_turned"](scene(task, joints={"hinge": 0.0, "latch": 1.3}))[0]
 
 
+def test_a_needle_is_threaded_through_the_hole_and_not_beside_it():
+    task = find_task("two_arm_threading")
+    holds = task.scene.contacts
+    eye, through = (0.0, 0.0, 0.9), (0.0, 0.0, 0.933)
+    assert task.success(scene(task, touching=holds, eye=eye, needle=through))[0]
+    assert not task.success(scene(task, touching=holds, eye=eye, needle=(0.0, 0.02, 0.933)))[0]
+    assert not task.success(scene(task, touching=holds, eye=eye, needle=(-0.09, 0.0, 0.933)))[0]
+    assert not task.success(scene(task, eye=eye, needle=through))[0]
+    assert not task.success(scene(task, touching=holds, eye=(0.0, 0.0, 0.8), needle=(0.0, 0.0, 0.833)))[0]
+
+
+def test_three_pieces_are_assembled_when_each_sits_in_the_next():
+    task = find_task("two_arm_three_piece_assembly")
+    socket, column, cap = (0.0, 0.0, 0.8), (0.002, 0.0, 0.806), (0.002, 0.002, 0.842)
+    assert task.success(scene(task, socket=socket, column=column, cap=cap))[0]
+    assert not task.success(scene(task, socket=socket, column=(0.03, 0.0, 0.806), cap=(0.03, 0.0, 0.842)))[0]
+    assert not task.success(scene(task, socket=socket, column=column, cap=(0.002, 0.002, 0.856)))[0]
+    assert not task.success(scene(task, socket=socket, column=(0.002, 0.0, 0.818), cap=(0.002, 0.0, 0.854)))[0]
+    assert not task.success(scene(task, hand=(0.0, 0.0, 0.86), socket=socket, column=column, cap=cap))[0]
+
+
 def test_cans_belong_into_the_bins_of_their_colours():
     task = find_task("gr1_can_sort")
     bins = {"red_bin": (0.0, -0.26, 0.95), "blue_bin": (0.0, 0.26, 0.95)}

@@ -316,12 +316,12 @@ def test_a_shelf_that_stops_straight_hands_is_planned_around(shelf: Any) -> None
 
 @pytest.mark.sim
 def test_lifting_higher_does_not_clear_the_shelf(shelf: Any) -> None:
-    """Up, across, down: whatever the height, the wrist or the cube meets a board, or no arm comes there."""
+    """Up, across, down: at whatever height below 60 cm over the table, some part of the arm meets a board."""
     here = begun(shelf).T_world_eef["right"][0]
     ends = [poses.pose(here[:3, :3], [0.06, side * 0.18, 0.86]) for side in (-1.0, 1.0)]
     gauge = shelf.survey(0, "right", (), *ends)
     assert (gauge(np.stack(ends)) > ROOMY_M).all()
-    for height in np.arange(0.9, 1.6, 0.05):
+    for height in np.arange(0.85, 1.4, 0.05):
         over = np.stack([poses.pose(here[:3, :3], [0.06, y, height]) for y in np.linspace(-0.18, 0.18, 19)])
         assert gauge(over).min() < 0
 

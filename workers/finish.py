@@ -32,7 +32,7 @@ from factory.episodes import EPISODE_FILE, lasting, read_document, render_digest
 from factory.errors import DatasetError, EpisodeError
 from factory.failpoints import reached
 from factory.gr00t import Clips, export_gr00t
-from factory.lerobot import video_key
+from factory.lerobot import INFO_PATH, video_key
 from factory.provenance import MANIFEST_PATH, SOURCES_PATH, StoredAttempts, read_documents
 from factory.robomimic import export_robomimic
 from factory.statistics import AttemptRecord, wilson
@@ -317,6 +317,8 @@ def _describe(name: str, kind: str, root: Path, plan: _Plan) -> dict[str, Any]:
         }
         if again := dataset.job.get("run_again_on_cpu"):
             facts["run_again_on_cpu"] = again
+    if kind == "gr00t":
+        frames = read_json(root, INFO_PATH)["total_frames"]
     row = {
         "id": name,
         "job_id": plan.job.id,

@@ -63,7 +63,9 @@ def push(dataset_id: DatasetId, asked: PushRequest, service: In, _: Writer) -> a
         dataset = found(session, dataset_id)
         job = jobs.get(session, dataset.job_id)
         spec = jobs.spec_of(job)
-        card = dataset_card(dataset, job, spec, find_task(spec.task, spec.robot), info=info, failures=jobs.failures(session, job))
+        card = dataset_card(
+            dataset, job, spec, find_task(spec.task, spec.robot), info=info, failures=jobs.failures(session, job)
+        )
         name = f"{dataset_id}:{asked.to}"
         if any(
             entry["name"] == name and entry["state"] in ("waiting", "leased")

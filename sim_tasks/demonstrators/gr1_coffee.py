@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from sim_tasks.demonstrators.gr1_pick_place import HANDS, put_into
 from sim_tasks.demonstrators.hands import Array, Duet, Now, Part, go, grasp_pose
 from sim_tasks.demonstrators.strokes import Style
@@ -26,14 +24,11 @@ def coffee(now: Now, styles: Mapping[str, Style]) -> Duet:
 def _shut(now: Now, style: Style) -> Part:
     """Push with the palm until the lid leans to the right, and take the hand back."""
     yield from go(_beside(now, 0.10), style)
-    scene = yield from go(_beside(now, -0.10), style, speed_m_s=0.12)
-    yield from go(_beside(now, 0.10), style)
-    return scene
+    yield from go(_beside(now, -0.10), style, speed_m_s=0.12)
+    return (yield from go(_beside(now, 0.10), style))
 
 
 def _beside(now: Now, y_m: float) -> Array:
     """Return where the left hand is, its palm to the right, when its grasp frame is that far left of the hinge."""
-    T = now.object("machine") @ grasp_pose(
-        (0.0, task.HINGE_Y_M + y_m, task.HINGE_Z_M + _HEIGHT_M), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0)
-    )
-    return LEFT.at(np.asarray(T))
+    at_m = (0.0, task.HINGE_Y_M + y_m, task.HINGE_Z_M + _HEIGHT_M)
+    return LEFT.at(now.object("machine") @ grasp_pose(at_m, (0.0, -1.0, 0.0), (1.0, 0.0, 0.0)))

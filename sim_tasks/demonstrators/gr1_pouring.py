@@ -20,10 +20,10 @@ _NEARLY_RAD = math.radians(70)
 """The balls are still in it."""
 _POURING_STEPS = 15
 _ASIDE_M = 0.05
-_ABOVE_M = 0.075
+_ABOVE_M = 0.065
 """Middle of the cup's mouth above the bowl's rim: fingers around the cup pass over the rim."""
-_SHORT_M = 0.02
-"""And that far to the right of the bowl's middle: balls roll on."""
+_SHORT_M = 0.045
+"""And that far to the right of the bowl's middle: balls fly on to the left."""
 
 
 def pour(now: Now, styles: Mapping[str, Style]) -> Duet:

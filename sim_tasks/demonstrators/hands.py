@@ -6,7 +6,7 @@ grippers and dexterous hands understand the same grasp, each by its own grasp fr
 What a Fourier hand on a GR-1 holds well: an upright shaft 5 to 7 cm thick, taken from the hand's own side with the
 fingers ahead, its weight below or around the hand. The fingers open little by little, the hand then goes 2.5 cm back
 along its fingers, so that the thumb is clear, and only then away. The arm lags where it has to reach across: at rest it
-is off by a millimetre in front of its own shoulder, by 1 to 8 mm half way to the middle and by 11 to 38 mm beyond it;
+is off by up to 1 mm at 16 cm to its own side of the middle, 8 mm at 8 cm, and by 11 to 38 mm at 3 cm beyond the middle;
 so things are set down on the hand's own side.
 
 What an Inspire hand on a Panda holds well: a bar 4 cm thick across the palm, the fingers hanging down, taken from the

@@ -29,7 +29,8 @@ RIGHT = HANDS["right"]
 
 _SQUEEZE = 0.5
 """Both sides of a handle are touched, and no more: two hands that press would turn the lid."""
-_ALONE_M_S, _SPEED_M_S, _LIFT_M_S = 0.25, 0.2, 0.13
+_ALONE_M_S, _SPEED_M_S, _LIFT_M_S = 0.28, 0.22, 0.16
+"""Carrying with one hand, with two, and lifting with two."""
 _RISE_M = 0.10
 """An open hand leaves the toolbox upwards: its thumb is above the bar, its fingers hang behind it."""
 _AIM_M = 0.05
@@ -53,9 +54,9 @@ def box_cleanup(now: Now, styles: Mapping[str, Style]) -> Duet:
     now = yield {name: _take_lid(now.scene, hand, styles[name]) for name, hand in HANDS.items()}
     high = raised(now.object("lid"), style.carry_m + 0.04)
     over = raised(box, float(high[2, 3] - box[2, 3]))
-    held = yield _carry(now, HANDS.values(), "lid", high, style, speed_m_s=_LIFT_M_S, rest=8)
+    held = yield _carry(now, HANDS.values(), "lid", high, style, speed_m_s=_LIFT_M_S, rest=6)
     yield _carry(held, HANDS.values(), "lid", over, style)
-    aimed = yield _carry(held, HANDS.values(), "lid", raised(box, _AIM_M), style, rest=10)
+    aimed = yield _carry(held, HANDS.values(), "lid", raised(box, _AIM_M), style, rest=9)
     now = yield _carry(aimed, HANDS.values(), "lid", raised(box, 0.002), style, rest=3)
     yield {
         name: let_go(hand, now.targets[name], styles[name], back_m=_LEAVE_M, closed=_SQUEEZE)
@@ -87,7 +88,7 @@ def _rested(strokes: Script, steps: int) -> Script:
 
 def _leave_toolbox(T_world_eef: Array, style: Style) -> Script:
     yield from let_go(RIGHT, T_world_eef, style, back_m=0.01, closed=_SQUEEZE)
-    yield from go(raised(T_world_eef, _RISE_M), style, speed_m_s=0.25)
+    yield from go(raised(T_world_eef, _RISE_M), style, speed_m_s=0.3)
 
 
 def _take_toolbox(now: Now, style: Style) -> Script:
@@ -107,5 +108,5 @@ def _take_lid(scene: SceneState, hand: Hand, style: Style) -> Script:
     side = -1.0 if hand.name == "right" else 1.0
     bar = grasp_pose((0.0, side * task.HANDLE_Y_M, task.HANDLE_Z_M), (0.0, -side, 0.0), (0.0, 0.0, -1.0))
     T = scene.T_world_object["lid"][-1] @ offset_of(style, bar)
-    yield from go(hand.at(back_off(T, style.hover_m - 0.02)), style, speed_m_s=0.25)
+    yield from go(hand.at(back_off(T, style.hover_m - 0.02)), style, speed_m_s=0.3)
     yield from take(scene, hand, "lid", T, style, squeeze=_SQUEEZE, hover_m=style.hover_m - 0.02)

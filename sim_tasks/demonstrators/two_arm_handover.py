@@ -8,6 +8,7 @@ import numpy as np
 
 from factory import poses
 from sim_tasks.demonstrators.hands import (
+    Array,
     Duet,
     Now,
     Part,

@@ -21,7 +21,8 @@ from sim_tasks.demonstrators.strokes import Style, raised
 from sim_tasks.tasks import two_arm_threading as task
 
 RIGHT, LEFT = (hands_of(task.TASK.robot)[side] for side in ("right", "left"))
-_EYE_AT_M, _NEEDLE_AT_M = np.array([0.0, 0.08, 0.94]), np.array([0.0, -0.12, 0.98])
+_EYE_AT_M: Array = np.array([0.0, 0.08, 0.94])
+_NEEDLE_AT_M: Array = np.array([0.0, -0.12, 0.98])
 """Where the eye's foot is held up, and where the needle waits meanwhile."""
 _BEFORE_M, _PUSHED_M = -(task.NEEDLE_HALF_M + 0.025), -(task.NEEDLE_HALF_M - 0.04)
 """The needle's middle, along the hole: its tip 25 mm before the ring's middle, and 40 mm beyond it."""

@@ -18,7 +18,7 @@ _STEEL, _BOARD = (0.45, 0.47, 0.5, 1.0), (0.72, 0.53, 0.34, 1.0)
 _BOARDS_M = (1.14, 1.38)
 """Height of each board's lower side. A Panda whose fingers hold a cube at the table has its wrist 30 cm above them, at
 1.12 m; one that has lifted the cube by a few centimetres, as every demonstration does, is stopped by the lower board.
-Between the boards is no room for a hand, and above the upper one no arm comes."""
+Between the boards is no room for a hand, and to pass above both it would have to be lifted by 60 cm."""
 _SHELF_HALF_Y_M = 0.05
 
 

@@ -71,8 +71,8 @@ def _reset(wide: float) -> ResetSpec:
 
     return ResetSpec(
         placements=(
-            *(place(f"{c}_can", 0.03, 0.0125, _CAN_AT_M, SIDES[a], GRASP_M + 0.001) for a, c in COLOURS.items()),
-            *(place(f"{c}_bin", 0.025, 0.015, _BIN_AT_M, SIDES[a], 0.0) for a, c in COLOURS.items()),
+            *(place(f"{c}_can", 0.035, 0.015, _CAN_AT_M, SIDES[a], GRASP_M + 0.001) for a, c in COLOURS.items()),
+            *(place(f"{c}_bin", 0.03, 0.02, _BIN_AT_M, SIDES[a], 0.0) for a, c in COLOURS.items()),
         )
     )
 

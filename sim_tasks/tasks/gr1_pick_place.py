@@ -2,8 +2,8 @@
 
 Six things, three places they start from, three they go to: 54 tasks named "gr1_pick_place/THING/FROM/TO", see
 `COMBINATIONS`. Every thing stands upright, its frame on its axis, `GRASP_M` above what it stands on, where the hand
-takes it; so a demonstration with one thing from anywhere to anywhere serves that thing's nine tasks. Two more things
-stand behind as distractors.
+takes it; so the shipped demonstrations, with the slimmest thing from the table into the basket, serve all of them: the
+fingers close until they meet something. Two more things stand behind as distractors.
 """
 
 from __future__ import annotations
@@ -78,17 +78,17 @@ SOURCES: Mapping[str, BodySpec | None] = {
 }
 """What things start from; the height of each is in `_HEIGHT_M`."""
 _HEIGHT_M = {"table": 0.0, "board": 0.02, "book": 0.03}
-_SOURCE_M = (0.01, -0.11)
+_SOURCE_M = (0.03, -0.105)
 """Middle of what things start on: to the left of the waiting hand, not yet where its arm lags behind."""
-_TARGET_M = (-0.03, -0.265)
+_TARGET_M = (-0.035, -0.275)
 """Middle of what they go to: to the right, where the arm follows to a millimetre."""
 
 FLOOR_M = 0.005
 """Height of every target's floor above the table."""
-_BOWL_M = 0.068
+_BOWL_M = 0.062
 TARGETS: Mapping[str, BodySpec] = {
     "basket": BodySpec(
-        geoms=open_box((0.17, 0.124, 0.035), FLOOR_M, rgba=(0.72, 0.52, 0.3, 1.0)),
+        geoms=open_box((0.125, 0.11, 0.035), FLOOR_M, rgba=(0.72, 0.52, 0.3, 1.0)),
         joint="fixed",
     ),
     "bowl": BodySpec(
@@ -99,7 +99,7 @@ TARGETS: Mapping[str, BodySpec] = {
         joint="fixed",
     ),
     "tray": BodySpec(
-        geoms=open_box((0.19, 0.124, 0.015), FLOOR_M, rgba=_GREY),
+        geoms=open_box((0.14, 0.11, 0.015), FLOOR_M, rgba=_GREY),
         joint="fixed",
     ),
 }
@@ -127,8 +127,8 @@ def _reset(source: str, wide: float) -> ResetSpec:
     stands = GRASP_M + 0.001
     return ResetSpec(
         placements=(
-            place("thing", 0.03, 0.015, _SOURCE_M, _HEIGHT_M[source] + stands, 10.0, 0.05),
-            place("target", 0.02, 0.01, _TARGET_M, 0.0, 5.0, 0.0),
+            place("thing", 0.04, 0.025, _SOURCE_M, _HEIGHT_M[source] + stands, 10.0, 0.05),
+            place("target", 0.04, 0.025, _TARGET_M, 0.0, 5.0, 0.0),
             place(_DISTRACTORS[0], 0.025, 0.05, (0.29, -0.14), stands, 90.0, 0.05),
             place(_DISTRACTORS[1], 0.025, 0.05, (0.29, 0.14), stands, 90.0, 0.05),
         ),
@@ -173,7 +173,7 @@ def _task(name: str, thing: str, source: str, target: str) -> TaskSpec:
                 **{name: ObjectSpec.of_part(name) for name in ("target", *_DISTRACTORS)},
             },
             contacts=grasp_contacts("thing", fingers=fingers),
-            clearances_mm={"hand above the table": 25.0, "thing in the target, across": 56.0},
+            clearances_mm={"hand above the table": 25.0, "thing in the target, across": 42.0},
         ),
         resets={"D0": _reset(source, 1.0), "D1": _reset(source, 2.0)},
         subtasks={
@@ -186,7 +186,7 @@ def _task(name: str, thing: str, source: str, target: str) -> TaskSpec:
         signals={"picked": every(in_hand, above("thing", _TOP_M + GRASP_M + 0.06))},
         held={"thing": in_hand},
         success=every(
-            inside("thing", "target", (-0.09, -0.065, 0.0), (0.09, 0.065, GRASP_M + 0.03)),
+            inside("thing", "target", (-0.06, -0.05, 0.0), (0.06, 0.05, GRASP_M + 0.015)),
             away("thing", "right", _GONE_M),
         ),
     )

@@ -158,7 +158,7 @@ TASK = TaskSpec(
             "fingertips between handle and lid": 1e3 * (HANDLE_Y_M - _HANDLE_M / 2 - _INNER_Y_M / 2 - _SKIN_M),
         },
     ),
-    resets={"D0": _reset(0.015, math.radians(8)), "D1": _reset(0.03, math.radians(18))},
+    resets={"D0": _reset(0.02, math.radians(10)), "D1": _reset(0.035, math.radians(20))},
     subtasks={
         "right": (
             SubtaskSpec(name="pick", object_ref="toolbox", end_signal="picked", grasps="toolbox"),

@@ -139,7 +139,7 @@ TASK = TaskSpec(
     ),
     resets={
         "D0": _reset(0.03, 0.03, math.radians(12), math.radians(18)),
-        "D1": _reset(0.06, 0.035, math.radians(24), math.radians(36)),
+        "D1": _reset(0.06, 0.035, math.radians(20), math.radians(28)),
     },
     subtasks={
         "left": (

@@ -18,8 +18,8 @@ HANDLE_Y_M, HANDLE_Z_M = 0.19, 0.10
 """The middle of each handle's bar, from the middle of the tray at the height of its feet."""
 _BAR_M = 0.04
 _INNER_X_M, _INNER_Y_M, _FLOOR_Z_M = 0.25, 0.26, 0.078
-_BOTTLE_RADIUS_M, _BOTTLE_HEIGHT_M = 0.018, 0.17
-"""Slender: it falls when the tray tilts by 12 degrees."""
+_BOTTLE_RADIUS_M, _BOTTLE_HEIGHT_M = 0.02, 0.17
+"""Slender: it falls when the tray tilts by 13 degrees."""
 
 _WOOD, _DARK, _GLASS = (0.72, 0.53, 0.34, 1.0), (0.35, 0.24, 0.16, 1.0), (0.15, 0.45, 0.3, 1.0)
 
@@ -134,7 +134,7 @@ TASK = TaskSpec(
             "hand between the handle's stays": 1e3 * (0.12 - 0.085),
         },
     ),
-    resets={"D0": _reset(0.025, math.radians(12), 0.01), "D1": _reset(0.05, math.radians(30), 0.02)},
+    resets={"D0": _reset(0.045, math.radians(20), 0.0075), "D1": _reset(0.05, math.radians(40), 0.015)},
     subtasks={
         side: (
             SubtaskSpec(name="grasp", object_ref="tray", end_signal=f"{side}_holds", grasps="tray"),

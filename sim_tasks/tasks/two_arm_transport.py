@@ -2,6 +2,7 @@
 
 In the spirit of robosuite's TwoArmTransport, smaller: while the right arm takes the green block out of its bin, the
 left one throws the red one out of the target bin; the right lays its block into the tray, and the left fetches it.
+A block has 29 mm of play between the open fingers, 90 mm in the tray and in the trash bin, 210 mm in the large bins.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def measure(name: str, variant: str, attempts: int) -> str:
     backend.close()
     return (
         f"{name} {variant}: {attempts} attempts, {sum(r.held for r in results)} held; missed {len(missed)}, of which "
-        f"{sum(r.held for r in missed)} held; by much {len(matter)}, of which {sum(r.held for r in matter)} held; named "
-        f"unreachable {named}; asking took {share:.2f} % of {1e3 * spent / attempts:.0f} ms"
+        f"{sum(r.held for r in missed)} held; by much {len(matter)}, of which {sum(r.held for r in matter)} held; "
+        f"named unreachable {named}; asking took {share:.2f} % of {1e3 * spent / attempts:.0f} ms"
     )
 
 

@@ -236,7 +236,7 @@ ROWS: tuple[Row, ...] = (
     _without("gr1_pouring", "no ordering", ordering="off", select_per="arm"),
     _without("two_arm_handover", "transform", coordination="transform"),
     _without("two_arm_handover", "translate", coordination="translate"),
-    _without("two_arm_handover", "no coordination", coordination="off", select_per="arm"),
+    _without("two_arm_handover", "no coordination", "D1", coordination="off", select_per="arm"),
     _without("two_arm_handover", "no noise", noise_normalised=0.0),
     _without("two_arm_handover", "random source", selection={"strategy": "random"}),
     _without("two_arm_lift", "no noise", noise_normalised=0.0),
