@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests import postgres
 
 # Every public array function of the core is checked against its jaxtyping signature while the tests run.
 install_import_hook(["factory.poses"], "beartype.beartype")
+
+# Laws are about results; how long an example takes says most about what else the machine does.
+settings.register_profile("laws", deadline=None)
+settings.load_profile("laws")
 
 # One GL setting for the whole run, before anything imports MuJoCo.
 os.environ.setdefault("MUJOCO_GL", "egl")

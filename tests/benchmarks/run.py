@@ -79,7 +79,7 @@ def measure(row: Row) -> dict[str, Any]:
         "executor": tally.executor,
     }
     if row.replay:
-        result["replayed_bit_equal"] = tally.replayed_bit_equal
+        result["replayed"], result["replayed_bit_equal"] = tally.replayed, tally.replayed_bit_equal
     if len(names) > 1:
         result["held_by_task"] = dict(tally.held_by_task)
     return result
@@ -96,6 +96,7 @@ class Tally:
     sources: int = 0
     refused: int = 0
     steps: int = 0
+    replayed: int = 0
     replayed_bit_equal: int = 0
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -132,8 +133,9 @@ def _run(row: Row, name: str, indices: range, tally: Tally) -> None:
         tally.steps += len(result)
         if result.failure is not None:
             tally.failures[f"{result.failure.subtask}: {result.failure.reason}"] += 1
-        if again is not None and result.held:
+        if again is not None and result.held and tally.replayed < row.replay:
             before = time.perf_counter(), time.process_time()
+            tally.replayed += 1
             tally.replayed_bit_equal += _replays_bit_equal(again, result)
             replaying = (
                 replaying[0] + time.perf_counter() - before[0],

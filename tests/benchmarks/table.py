@@ -166,7 +166,7 @@ def _beside_control(rows: list[Row], results: dict[str, Any]) -> str:
     for row in (row for row in rows if row.target is not None):
         r, control = results[row.name], results.get(f"{row.name}: untransformed replay")
         reached = "yes" if 100 * wilson(r["held"], r["attempts"])[2] >= (row.target or 0.0) else "**no**"
-        replayed = f"{r['replayed_bit_equal']} of {r['held']}" if "replayed_bit_equal" in r else ""
+        replayed = f"{r['replayed_bit_equal']} of {r['replayed']}" if "replayed" in r else ""
         beside, third = "", ""
         if control is not None:
             beside = _rate(control["held"], control["attempts"])
