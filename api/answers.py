@@ -20,6 +20,7 @@ from api.leases import LEASE_S
 from api.reproducing import Reproduce, reproduce
 from factory.specs import TaskSpec
 from factory.statistics import wilson
+from factory.suggestions import source_of
 
 T = TypeVar("T")
 
@@ -318,8 +319,10 @@ class Task(BaseModel):
     control_hz: int
     subtasks: dict[str, list[Subtask]]
     variants: list[Variant]
+    constraints: list[str]
     clearances_mm: dict[str, float]
     shipped_demonstrations: bool
+    family: list[str] = Field(description="Names of further tasks that are done with the same demonstrations.")
 
 
 # --- from rows --------------------------------------------------------------------------------------------------------
@@ -466,7 +469,7 @@ def of_webhook(row: tables.Webhook, secret: str | None = None) -> Webhook:
     return Webhook.model_validate({**row.model_dump(), "secret": secret})
 
 
-def of_task(task: TaskSpec, *, shipped: bool) -> Task:
+def of_task(task: TaskSpec, *, shipped: bool, family: Iterable[str] = ()) -> Task:
     """Return a task."""
     return Task(
         name=task.name,
@@ -486,6 +489,7 @@ def of_task(task: TaskSpec, *, shipped: bool) -> Task:
                 placements=[
                     {
                         "object": p.object,
+                        "on": p.on,
                         "reference_m": list(p.reference_m),
                         "x_m": list(p.x_m),
                         "y_m": list(p.y_m),
@@ -497,6 +501,8 @@ def of_task(task: TaskSpec, *, shipped: bool) -> Task:
             )
             for name, reset in task.resets.items()
         ],
-        clearances_mm=dict(task.scene.clearances_mm),
+        constraints=[source_of(constraint) for constraint in task.constraints],
+        clearances_mm={what: round(mm, 1) for what, mm in task.scene.clearances_mm.items()},
         shipped_demonstrations=shipped,
+        family=list(family),
     )

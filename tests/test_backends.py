@@ -497,6 +497,23 @@ def test_another_process_gets_the_same_bits() -> None:
 
 
 @sim
+def test_machine_code_of_two_processes_gets_two_names(tmp_path: Path) -> None:
+    """What numba's own cache does not see to: here threads stand for processes, each with its own view of the file."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from numba.core.caching import IndexDataCacheFile
+
+    from sim_tasks.backends import compat
+
+    compat.apply()
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(10):
+            files = [IndexDataCacheFile(str(tmp_path), f"code{number}", "now") for _ in range(8)]
+            list(pool.map(lambda i, files=files: files[i].save(f"types {i}", f"code for {i}"), range(8)))
+            assert [files[0].load(f"types {i}") for i in range(8)] == [f"code for {i}" for i in range(8)]
+
+
+@sim
 def test_compat_reads_addresses_and_mass_matrix_of_this_mujoco() -> None:
     import mujoco
 

@@ -77,7 +77,7 @@ def test_help_shows_an_example(verb: tuple[str, ...]) -> None:
 
 
 def test_the_verbs_are_those_the_manual_names() -> None:
-    expected = {"tasks", "demos check", "generate", "export", "inspect", "replay", "record-seeds", "record"}
+    expected = {"tasks", "demos check", "generate", "export", "import", "inspect", "replay", "record-seeds", "record"}
     expected |= {"bench", "warm", "serve", "dispatch", "migrate", "keys create", "keys list", "keys revoke"}
     assert {" ".join(verb) for verb in VERBS} == expected
 

@@ -39,8 +39,8 @@ from factory.episodes import read_shard
 from factory.provenance import StoredAttempts
 from factory.specs import RenderSpec
 from factory.statistics import AttemptRecord, feature_statistics, streamed_statistics
-from tests import test_lerobot
 from tests.benchmarks import scale
+from tests.lerobot_runs import run_in_lerobot
 from tests.stub_workers import LinkedShards, StubTransport, every, record, template
 from tests.synthetic import make_attempts, make_shards
 from workers.dispatcher import Dispatcher
@@ -387,7 +387,7 @@ def test_lerobot_reads_them(finished: Path, tmp_path: Path) -> None:
         "subtasks": [e.subtasks[int(i)] for e in episodes for i in e.columns["subtask_index"].values],
         "actions": np.concatenate([e.columns["action"].values for e in episodes]).tolist(),
     }
-    seen = test_lerobot.judge(tmp_path, {"datasets": [wanted], "merged": "", "commands": {}})
+    seen = run_in_lerobot("lerobot_judge.py", {"datasets": [wanted], "merged": "", "commands": {}}, tmp_path)
     assert seen["frames"] == 3 * EPISODES
 
 

@@ -17,7 +17,7 @@ from factory.diagnosis import REASONS
 from factory.specs import PlacementSpec, TaskSpec
 from factory.statistics import wilson
 from factory.suggestions import snippet, source_of
-from sim_tasks.catalog import find_task
+from sim_tasks.catalog import FAMILIES, find_task
 from workers.checks import DemoCheck, FileCheck
 from workers.generate import Finished, seeds_count
 from workers.replaying import Replay
@@ -42,9 +42,10 @@ def task_facts(task: TaskSpec) -> dict[str, Any]:
         "subtasks": {eef: [s.name for s in chain] for eef, chain in task.subtasks.items()},
         "variants": {name: [_range_of(p) for p in reset.placements] for name, reset in task.resets.items()},
         "constraints": [source_of(constraint) for constraint in task.constraints],
-        "clearances_mm": dict(task.scene.clearances_mm),
+        "clearances_mm": {what: round(mm, 1) for what, mm in task.scene.clearances_mm.items()},
         "cameras": list(task.views),
         "seeds": seeds_count(task.name),
+        "family": list(FAMILIES.get(task.name, ())),
     }
 
 
@@ -72,6 +73,9 @@ def _print_task(task: TaskSpec) -> None:
     for what, mm in task.scene.clearances_mm.items():
         table.add_row("clearance", f"{what}: {round(mm, 1):g} mm")
     table.add_row("seeds", str(seeds_count(task.name)))
+    if family := list(FAMILIES.get(task.name, ())):
+        few = ", ".join(family[:2]) + (f", ... {len(family)} in all" if len(family) > 2 else "")
+        table.add_row("family", f"{few}: further tasks, done with these seeds")
     out.print(f"  [bold cyan]{task.name}[/]  {task.description}")
     out.print(Padding(table, (0, 0, 1, 4)))
 
@@ -79,7 +83,8 @@ def _print_task(task: TaskSpec) -> None:
 def _range_of(p: PlacementSpec) -> str:
     yaw = math.degrees(p.yaw_rad[1] - p.yaw_rad[0])
     turn = f", turn {yaw:.0f}°" if yaw else ""
-    return f"{p.object} {100 * (p.x_m[1] - p.x_m[0]):.1f} x {100 * (p.y_m[1] - p.y_m[0]):.1f} cm{turn}"
+    where = f"{p.object} on {p.on}" if p.on else p.object
+    return f"{where} {100 * (p.x_m[1] - p.x_m[0]):.1f} x {100 * (p.y_m[1] - p.y_m[0]):.1f} cm{turn}"
 
 
 # --- demos ------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Path
 from api import answers
 from api.keys import Reader
 from api.sources import has_shipped
-from factory.errors import ServiceError, unknown_name
-from sim_tasks.catalog import all_tasks
+from factory.errors import ServiceError, SpecError
+from sim_tasks.catalog import FAMILIES, all_tasks, find_task
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -18,15 +18,21 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 @router.get("", operation_id="list_tasks")
 def listing(_: Reader) -> answers.Page[answers.Task]:
     """List the tasks: what they are, their variants with ranges, subtasks and clearances."""
-    tasks = [answers.of_task(task, shipped=has_shipped(task.name)) for task in all_tasks().values()]
+    tasks = [
+        answers.of_task(task, shipped=has_shipped(task.name), family=FAMILIES.get(task.name, ()))
+        for task in all_tasks().values()
+    ]
     return answers.Page(data=tasks, has_more=False)
 
 
-@router.get("/{name}", operation_id="get_task")
+@router.get("/{name:path}", operation_id="get_task")
 def one(name: Annotated[str, Path(max_length=100, examples=["stack"])], _: Reader) -> answers.Task:
     """Return one task."""
-    tasks = all_tasks()
-    if name not in tasks:
-        message = unknown_name("task", name, tasks)
-        raise ServiceError(message, status=404, code="not_found", field="name", found=name, allowed=sorted(tasks))
-    return answers.of_task(tasks[name], shipped=has_shipped(name))
+    try:
+        task = find_task(name)
+    except SpecError as error:
+        allowed = sorted(all_tasks())
+        raise ServiceError(
+            str(error), status=404, code="not_found", field="name", found=name, allowed=allowed
+        ) from None
+    return answers.of_task(task, shipped=has_shipped(name), family=FAMILIES.get(name, ()))

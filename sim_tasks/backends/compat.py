@@ -4,17 +4,24 @@ Two things changed under robosuite: `mj_fullM` takes `(model, data, dst)` and `M
 longer equals the joint-type enum it came from. Three things never worked: a joint velocity controller assigns its
 option "compensate gravity" to the read-only property of the same name; the frame an IIWA's commands refer to hangs on
 its first link and turns with it, where every other robot's stands still; and a Sawyer's first link collides with its
-base, whose friction holds it like a brake. All are repaired here, nowhere else.
+base, whose friction holds it like a brake. And robosuite has numba keep its machine code: processes that compile one
+function for different arrays at the same moment enter both under one name, and whoever asks for the one is given the
+other from then on. All are repaired here, nowhere else.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import mujoco
 import numpy as np
+from numba.core.caching import IndexDataCacheFile
 
 # robosuite logs advice about optional parts while it is imported and while it builds; only errors are for our users.
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
@@ -32,6 +39,7 @@ def apply() -> None:
     """Patch robosuite once; calling it again changes nothing."""
     if tuple(int(part) for part in mujoco.mj_versionString().split(".")[:2]) < (3, 10):
         return
+    IndexDataCacheFile.save = _save_alone
     MjModel.get_joint_qpos_addr = _qpos_address
     MjModel.get_joint_qvel_addr = _qvel_address
     Controller.update = _update
@@ -40,6 +48,18 @@ def apply() -> None:
     Sawyer.__init__ = _make_sawyer
     # MuJoCo would write MUJOCO_LOG.TXT into whatever folder the user is in; divergence is read from its counters.
     mujoco.set_mju_user_warning(lambda _: None)
+
+
+_save = IndexDataCacheFile.save
+
+
+def _save_alone(file: IndexDataCacheFile, key: Any, data: Any) -> None:
+    """Keep machine code while no other process looks for a free name beside it."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # where nothing can be written numba keeps nothing, and says so itself
+            lock = stack.enter_context(Path(f"{file._index_path}.lock").open("w"))  # noqa: SLF001
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _save(file, key, data)
 
 
 _iiwa = IIWA.__init__
