@@ -41,7 +41,9 @@ check: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check lerobot compose-cli test-packages
+# Two at a time: fetching the one environment takes the network, the linters of the other take a core.
+test:
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check lerobot test-packages
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # Builds every image, with Docker or, without an engine, with buildah.
@@ -52,7 +54,8 @@ images:
 compose-cli: install
 	bash docker/compose-cli.sh
 
-test-packages:
+# One after the other: two package managers at once would stand in each other's way.
+test-packages: compose-cli
 	bash docker/test-packages.sh
 
 # The GPU backend in full, on a GPU or on Warp's CPU device; compiles kernels for minutes the first time.
