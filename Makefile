@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LEROBOT := .venv-lerobot
 
-.PHONY: help install demo test check lerobot images compose-cli gpu clean
+.PHONY: help install system-packages demo test check lerobot images compose-cli test-packages gpu reliability clean
 
 help:
 	@echo "make install   environment in .venv with the simulator"
@@ -17,12 +17,14 @@ help:
 install: $(VENV)/installed
 
 # The constraints are the images' exact versions: what is tested is what runs there, and pip need not search.
-$(VENV)/installed: pyproject.toml docker/constraints.txt docker/system-packages.sh
-	bash docker/system-packages.sh
+$(VENV)/installed: pyproject.toml docker/constraints.txt docker/system-packages.sh | system-packages
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c docker/constraints.txt -e '.[sim,dev]'
 	touch $@
+
+system-packages:
+	bash docker/system-packages.sh
 
 demo: install
 	$(BIN)/factory generate stack --episodes 20 --seed 7 --preset fast --out datasets/stack
@@ -30,7 +32,7 @@ demo: install
 lerobot: $(LEROBOT)/installed
 
 # The real consumer, apart from everything else because it conflicts with everything else.
-$(LEROBOT)/installed: docker/lerobot-requirements.sh
+$(LEROBOT)/installed: docker/lerobot-requirements.sh | system-packages
 	$(PYTHON) -m venv $(LEROBOT)
 	bash docker/lerobot-requirements.sh $(LEROBOT)
 	touch $@
