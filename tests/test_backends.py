@@ -514,6 +514,17 @@ def test_machine_code_of_two_processes_gets_two_names(tmp_path: Path) -> None:
 
 
 @sim
+def test_no_two_processes_give_machine_code_the_same_names() -> None:
+    count = (
+        "from sim_tasks.backends import compat; from numba.core.bytecode import FunctionIdentity as F; "
+        "print(next(F._unique_ids))"
+    )
+    command = [sys.executable, "-c", count]
+    first, second = (int(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(2))
+    assert abs(first - second) > 10**6
+
+
+@sim
 def test_compat_reads_addresses_and_mass_matrix_of_this_mujoco() -> None:
     import mujoco
 

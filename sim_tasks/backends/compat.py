@@ -6,7 +6,8 @@ option "compensate gravity" to the read-only property of the same name; the fram
 its first link and turns with it, where every other robot's stands still; and a Sawyer's first link collides with its
 base, whose friction holds it like a brake. And robosuite has numba keep its machine code: processes that compile one
 function for different arrays at the same moment enter both under one name, and whoever asks for the one is given the
-other from then on. All are repaired here, nowhere else.
+other from then on. And it names what it compiles by counting from 1 in every process, so that code kept by two
+processes and loaded by a third can share names and be taken for one another. All are repaired here, nowhere else.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false
@@ -14,13 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import mujoco
 import numpy as np
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import IndexDataCacheFile
 
 # robosuite logs advice about optional parts while it is imported and while it builds; only errors are for our users.
@@ -33,6 +37,10 @@ from robosuite.utils.binding_utils import MjModel  # noqa: E402
 
 _JOINT_QPOS = {mujoco.mjtJoint.mjJNT_FREE.value: 7, mujoco.mjtJoint.mjJNT_BALL.value: 4}
 _JOINT_QVEL = {mujoco.mjtJoint.mjJNT_FREE.value: 6, mujoco.mjtJoint.mjJNT_BALL.value: 3}
+
+
+# Once a process, before anything is compiled in it.
+FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6)))  # noqa: SLF001
 
 
 def apply() -> None:
