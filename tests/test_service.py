@@ -247,7 +247,8 @@ def test_an_estimate_says_what_a_job_would_cost(served: Served) -> None:
 
 
 def test_a_paused_job_waits_and_goes_on(served: Served) -> None:
-    job_id = served.post("/v1/jobs", {"task": "lift", "episodes": 12, "seed": 2, "render": None})["id"]
+    # Enough of them that the job is not over by what is in flight when the pause is asked for.
+    job_id = served.post("/v1/jobs", {"task": "lift", "episodes": 40, "seed": 2, "render": None})["id"]
     served.until(lambda: served.get(f"/v1/jobs/{job_id}")["request_counts"]["attempted"] >= 1, "an attempt")
     served.post(f"/v1/jobs/{job_id}/pause")
     served.until(lambda: not served.get(f"/v1/jobs/{job_id}")["request_counts"]["in_flight"], "those in flight")
