@@ -1,0 +1,80 @@
+"""Several cameras in one picture: a grid of sub-images for a video model, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.errors import SpecError
+
+Frames = NDArray[np.uint8]
+"""``(t, h, w, 3)`` sRGB, in the order of time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where each camera's picture lies: row by row from the top left, what is left over black.
+
+    Attributes:
+        views: camera names in their places' order.
+        height_px: of one view; likewise width_px.
+        width_px: see height_px.
+    """
+
+    views: tuple[str, ...]
+    height_px: int
+    width_px: int
+
+    def __post_init__(self) -> None:
+        if not self.views or len(set(self.views)) != len(self.views):
+            raise SpecError(f"a grid needs views with different names, not {self.views}")
+        if min(self.height_px, self.width_px) < 8 or self.height_px % 2 or self.width_px % 2:
+            raise SpecError(f"views of {self.width_px}x{self.height_px} pixels: both must be even and at least 8")
+
+    @property
+    def columns(self) -> int:
+        """Views beside each other: the grid is as wide as high, or one wider."""
+        return math.ceil(math.sqrt(len(self.views)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the whole picture, pixels."""
+        return math.ceil(len(self.views) / self.columns) * self.height_px, self.columns * self.width_px
+
+    def rectangles(self) -> dict[str, tuple[int, int, int, int]]:
+        """Return view -> ``(top, left, height, width)`` in pixels, as the metadata of a video says it."""
+        at = (divmod(number, self.columns) for number in range(len(self.views)))
+        return {
+            view: (row * self.height_px, column * self.width_px, self.height_px, self.width_px)
+            for view, (row, column) in zip(self.views, at, strict=True)
+        }
+
+    def joined(self, frames: Mapping[str, Frames]) -> Frames:
+        """Return one video of all views. Raises SpecError for a view that is missing, too many, or of another size."""
+        if set(frames) != set(self.views):
+            raise SpecError(f"the grid shows {', '.join(self.views)}; found {', '.join(frames) or 'nothing'}")
+        length = {view: len(each) for view, each in frames.items()}
+        expected = (next(iter(length.values())), self.height_px, self.width_px, 3)
+        out = np.zeros((expected[0], *self.shape, 3), np.uint8)
+        for view, (top, left, height, width) in self.rectangles().items():
+            if frames[view].shape != expected:
+                raise SpecError(f"view {view!r} has shape {frames[view].shape}, expected {expected}")
+            out[:, top : top + height, left : left + width] = frames[view]
+        return out
+
+    def split(self, frames: Frames) -> dict[str, Frames]:
+        """Return each view's video; the inverse of `joined`. Raises SpecError when the pictures have another size."""
+        if frames.ndim != 4 or frames.shape[1:] != (*self.shape, 3):
+            raise SpecError(f"pictures have shape {frames.shape[1:]}, this grid's have {(*self.shape, 3)}")
+        return {view: frames[:, t : t + h, x : x + w].copy() for view, (t, x, h, w) in self.rectangles().items()}
+
+    def spare(self, frames: Frames) -> Frames:
+        """Return the pixels that belong to no view, ``(t, n, 3)``: black unless views leak into them."""
+        free = np.ones(self.shape, bool)
+        for top, left, height, width in self.rectangles().values():
+            free[top : top + height, left : left + width] = False
+        return frames[:, free]
