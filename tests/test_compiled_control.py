@@ -250,6 +250,7 @@ def test_other_threads_run_while_a_block_does() -> None:
     environment = make("Lift", ["Panda"])
     path = compiled(environment)
     actions, ticks, over = restless(environment.action_dim, 200), [0], threading.Event()
+    plays, during = 0, 0
 
     def tick() -> None:
         while not over.is_set():
@@ -258,9 +259,10 @@ def test_other_threads_run_while_a_block_does() -> None:
 
     thread = threading.Thread(target=tick)
     thread.start()
-    before = ticks[0]
-    path.play(actions)
-    during = ticks[0] - before
+    while during <= 20 and plays < 20:  # on a busy machine the other thread may get no core for a while
+        before = ticks[0]
+        path.play(actions)
+        during, plays = max(during, ticks[0] - before), plays + 1
     over.set()
     thread.join()
     assert during > 20  # held, the lock would let one through

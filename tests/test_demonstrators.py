@@ -88,8 +88,10 @@ def backend_of():
 @pytest.mark.sim
 @pytest.mark.parametrize("name", TASKS)
 def test_a_script_succeeds_where_nobody_tuned_it(name: str, backend_of):
-    tries = [perform(TASKS[name], backend_of(name), seed=77, attempt=i, index=i, count=3) for i in range(3)]
-    assert sum(one.success for one in tries) >= 2
+    # A robot with two arms takes seconds a try.
+    count = 3 if len(TASKS[name].robot.eefs) == 1 else 1
+    tries = [perform(TASKS[name], backend_of(name), seed=77, attempt=i, index=i, count=3) for i in range(count)]
+    assert sum(one.success for one in tries) >= min(count, 2)
     for one in tries:
         assert one.demo.states.shape[0] == len(one.demo) + 1
         assert np.abs(one.demo.actions).max() <= 1.0

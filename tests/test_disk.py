@@ -112,7 +112,7 @@ def readable(out: Path) -> None:
         read_shard(shard)
 
 
-SAMPLES = 8
+SAMPLES = 4
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])

