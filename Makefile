@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 LEROBOT := .venv-lerobot
 
-.PHONY: help install system-packages demo test check lerobot images compose-cli test-packages gpu reliability clean
+.PHONY: help install dreams system-packages demo test check lerobot images compose-cli test-packages gpu reliability clean
 
 help:
 	@echo "make install   environment in .venv with the simulator"
+	@echo "make dreams    the same with torch and diffusers, for dreams"
 	@echo "make demo      20 verified stack episodes with two cameras, as a LeRobot dataset with a report"
 	@echo "make test      linters, types, architecture contracts, and every test"
 	@echo "make images    container images, with Docker or, without an engine, with buildah"
@@ -21,6 +22,13 @@ $(VENV)/installed: pyproject.toml docker/constraints.txt docker/system-packages.
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c docker/constraints.txt -e '.[sim,dev]'
+	touch $@
+
+# Video models need torch; the simulation road does not.
+dreams: $(VENV)/dreams-installed
+
+$(VENV)/dreams-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet -c docker/constraints.txt -e '.[dreams]'
 	touch $@
 
 system-packages:
@@ -37,7 +45,7 @@ $(LEROBOT)/installed: docker/lerobot-requirements.sh | system-packages
 	bash docker/lerobot-requirements.sh $(LEROBOT)
 	touch $@
 
-check: install
+check: dreams
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -28,7 +28,7 @@ def closure(wanted: list[Requirement]) -> dict[str, str]:
             continue
         seen.add((name, frozenset(asked.extras)))
         package = metadata.distribution(asked.name)
-        found[name] = package.version
+        found[name] = package.version.partition("+")[0]  # a CPU build of torch says so; another machine has another
         for line in package.requires or ():
             needed = Requirement(line)
             if any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for extra in ("", *asked.extras)):
