@@ -25,6 +25,7 @@ from sim_tasks.tasks import (
     square,
     stack,
     stack_three,
+    tabletop,
     two_arm_box_cleanup,
     two_arm_drawer_cleanup,
     two_arm_handover,
@@ -44,6 +45,7 @@ TASKS: Mapping[str, TaskSpec] = {
     "square": square.TASK,
     "can": can.TASK,
     "door": door.TASK,
+    "tabletop": tabletop.TASK,
     "two_arm_lift": two_arm_lift.TASK,
     "two_arm_handover": two_arm_handover.TASK,
     "two_arm_threading": two_arm_threading.TASK,
@@ -60,6 +62,7 @@ TASKS: Mapping[str, TaskSpec] = {
 
 FAMILIES: Mapping[str, Mapping[str, TaskSpec]] = {
     "gr1_pick_place": gr1_pick_place.COMBINATIONS,
+    "tabletop": tabletop.COMBINATIONS,
     **clutter.CLUTTERED,
 }
 """Tasks that differ in what is where, and share their demonstrations: family -> its tasks by name, "FAMILY/...". The

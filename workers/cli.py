@@ -10,16 +10,15 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast
 
 import typer
 
-from factory.errors import FactoryError
 from factory.specs import GenerationSpec, RenderSpec, Selection, SelectionStrategy
 from workers import processes
+from workers.dream_cli import app as dream_app
+from workers.speaking import say, sentences
 
 processes.single_threaded()
 
@@ -33,6 +32,7 @@ app = typer.Typer(
 )
 demos_app = typer.Typer(help="Look into demonstration files.", no_args_is_help=True)
 app.add_typer(demos_app, name="demos")
+app.add_typer(dream_app, name="dream")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,37 +46,11 @@ def main() -> None:
     app()
 
 
-def _sentences(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the project's errors and the disk's into one sentence and exit code 2, and Ctrl-C into 130."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except FactoryError as error:
-            typer.secho(f"error: {error}", err=True, fg="red")
-            raise typer.Exit(2) from error
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):  # `factory tasks | head`
-                raise
-            typer.secho(f"error: {error}", err=True, fg="red")
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt:
-            typer.secho("\nstopped. Finished work is kept; run the same command again to go on.", err=True)
-            raise typer.Exit(130) from None
-
-    return run
-
-
-def _say(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
-
-
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
 @app.command(epilog="Example: factory tasks --pictures tasks.png")
-@_sentences
+@sentences
 def tasks(
     *,
     pictures: Annotated[Path | None, typer.Option(help="Also write a contact sheet of all tasks to this PNG.")] = None,
@@ -92,7 +66,7 @@ def tasks(
 
         contact_sheet(list(known.values()), pictures)
     if as_json:
-        _say([printing.task_facts(task) for task in known.values()])
+        say([printing.task_facts(task) for task in known.values()])
     else:
         printing.print_tasks(known, plugin_problems())
         if pictures is not None:
@@ -103,7 +77,7 @@ def tasks(
 
 
 @demos_app.command("check", epilog="Example: factory demos check my_demos.hdf5 --task stack")
-@_sentences
+@sentences
 def demos_check(
     file: Annotated[
         Path, typer.Argument(help="HDF5 file: robosuite, robomimic/MimicGen, Isaac Lab Mimic, or our seeds.")
@@ -125,7 +99,7 @@ def demos_check(
 
     check = check_file(file, task_name=task, method=segmentation, replay=replay)
     if as_json:
-        _say(printing.check_facts(check))
+        say(printing.check_facts(check))
     else:
         printing.print_check(check)
 
@@ -134,7 +108,7 @@ def demos_check(
 
 
 @app.command(epilog="Example: factory generate stack --demos my.hdf5 --episodes 1000 --seed 7 --out datasets/stack")
-@_sentences
+@sentences
 def generate(
     task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
     *,
@@ -311,7 +285,7 @@ def generate(
 
             finished = generate_remotely(request, server=server, key=key, watcher=progress)
     if as_json:
-        _say(describe(finished))
+        say(describe(finished))
     else:
         printing.print_finished(finished)
     if episodes is not None and finished.episodes < episodes:
@@ -322,7 +296,7 @@ def generate(
 
 
 @app.command(epilog="Example: factory bench --task stack --json > stack.json")
-@_sentences
+@sentences
 def bench(
     *,
     task: Annotated[str, typer.Option(help="A task's name; see `factory tasks`.")] = "stack",
@@ -376,7 +350,7 @@ def bench(
 
         plot.write_text(picture(facts), encoding="utf-8")
     if as_json:
-        _say(facts)
+        say(facts)
     else:
         printing.print_bench(facts)
 
@@ -385,7 +359,7 @@ def bench(
 
 
 @app.command(epilog="Example: factory warm --task stack --task square")
-@_sentences
+@sentences
 def warm(
     *,
     task: Annotated[list[str] | None, typer.Option(help="A task's name; repeatable. Default: all.")] = None,
@@ -408,7 +382,7 @@ def warm(
             meshes = f"meshes {warmed.meshes_made} made, {warmed.meshes_there} there"
             typer.echo(f"{warmed.task}: machine code {warmed.machine_code}, {meshes}, {warmed.cpu_s} s")
     if as_json:
-        _say(done)
+        say(done)
     elif done:
         typer.echo(f"kept in {done[-1]['folder']}")
 
@@ -440,7 +414,7 @@ RayAddress = Annotated[
 
 
 @app.command(epilog="Example: factory serve --port 8000 --data ./data")
-@_sentences
+@sentences
 def serve(
     *,
     host: Annotated[
@@ -474,7 +448,7 @@ def serve(
 
 
 @app.command(epilog="Example: factory dispatch --data ./data --executor ray --ray-address ray-head:6379")
-@_sentences
+@sentences
 def dispatch(
     *,
     data: Data = None,
@@ -496,7 +470,7 @@ def dispatch(
 
 
 @app.command(epilog="Example: factory migrate --database postgresql://factory@localhost/factory")
-@_sentences
+@sentences
 def migrate(
     *,
     data: Data = None,
@@ -512,7 +486,7 @@ def migrate(
     shown = book.url.render_as_string(hide_password=True)
     book.close()
     if as_json:
-        _say({"database": shown, "revision": "head"})
+        say({"database": shown, "revision": "head"})
     else:
         typer.echo(f"{shown} is up to date")
 
@@ -522,7 +496,7 @@ app.add_typer(keys_app, name="keys")
 
 
 @keys_app.command("create", epilog="Example: factory keys create --name laptop --scopes read,write")
-@_sentences
+@sentences
 def keys_create(
     *,
     name: Annotated[str, typer.Option(help="What the key is for.")],
@@ -557,13 +531,13 @@ def keys_create(
         out.write_text(secret + "\n")
     shown = secret if secret and out is None else None
     if as_json:
-        _say({"id": key.id, "name": key.name, "scopes": key.scopes, "key": shown})
+        say({"id": key.id, "name": key.name, "scopes": key.scopes, "key": shown})
     else:
         typer.echo(shown or f"key {key.id} ({', '.join(key.scopes)})")
 
 
 @keys_app.command("list", epilog="Example: factory keys list")
-@_sentences
+@sentences
 def keys_list(*, data: Data = None, database: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """List the API keys, without their secrets."""
     from api import keys
@@ -575,14 +549,14 @@ def keys_list(*, data: Data = None, database: DatabaseUrl = None, as_json: AsJso
         rows = keys.listed_keys(session)
     book.close()
     if as_json:
-        _say([{"id": k.id, "name": k.name, "scopes": k.scopes, "revoked_at": k.revoked_at} for k in rows])
+        say([{"id": k.id, "name": k.name, "scopes": k.scopes, "revoked_at": k.revoked_at} for k in rows])
     else:
         for key in rows:
             typer.echo(f"{key.id}  {key.name}  {','.join(key.scopes)}{'  revoked' if key.revoked_at else ''}")
 
 
 @keys_app.command("revoke", epilog="Example: factory keys revoke key_1f0c2d3e4f5a6b7c")
-@_sentences
+@sentences
 def keys_revoke(
     key: Annotated[str, typer.Argument(help="The key's id; see `factory keys list`.")],
     *,
@@ -599,7 +573,7 @@ def keys_revoke(
         keys.revoke_key(session, key)
     book.close()
     if as_json:
-        _say({"id": key, "revoked": True})
+        say({"id": key, "revoked": True})
     else:
         typer.echo(f"revoked {key}")
 
@@ -608,7 +582,7 @@ def keys_revoke(
 
 
 @app.command(epilog="Example: factory export datasets/stack --to robomimic --out stack.hdf5")
-@_sentences
+@sentences
 def export(
     dataset: Annotated[Path, typer.Argument(help="A dataset made by `factory generate`.")],
     *,
@@ -654,13 +628,13 @@ def export(
             command=_command_line(),
         )
     if as_json:
-        _say({"path": str(made)})
+        say({"path": str(made)})
     else:
         typer.echo(f"wrote {made}")
 
 
 @app.command(epilog="Example: factory inspect datasets/stack --verify")
-@_sentences
+@sentences
 def inspect(
     dataset: Annotated[Path, typer.Argument(help="A dataset, or a LeRobot set (v2.0 to v3.0) made elsewhere.")],
     *,
@@ -688,7 +662,7 @@ def inspect(
         raise DatasetError(f"{dataset} was made here, and its report.html has the pictures; leave out --pictures")
     facts = inspect_dataset(dataset, verify=verify)
     if as_json:
-        _say(facts)
+        say(facts)
     else:
         printing.print_inspection(facts)
 
@@ -703,7 +677,7 @@ def _inspect_foreign(root: Path, pictures: Path | None, *, as_json: bool) -> Non
         facts["pictures"] = str(pictures)
         foreign_sheet(found, pictures)
     if as_json:
-        _say(facts)
+        say(facts)
         return
     for line in foreign_sentences(facts):
         typer.echo(line)
@@ -712,7 +686,7 @@ def _inspect_foreign(root: Path, pictures: Path | None, *, as_json: bool) -> Non
 
 
 @app.command("import", epilog="Example: factory import others/pick_place --out datasets/pick_place")
-@_sentences
+@sentences
 def import_dataset(
     dataset: Annotated[Path, typer.Argument(help="A LeRobot set (v2.0, v2.1 or v3.0) made elsewhere.")],
     *,
@@ -728,7 +702,7 @@ def import_dataset(
 
     found, left_out = import_set(dataset, out)
     if as_json:
-        _say({"path": str(out), "left_out": left_out, "from": foreign_facts(found)})
+        say({"path": str(out), "left_out": left_out, "from": foreign_facts(found)})
         return
     for finding in found.findings:
         typer.echo(f"  - {finding}")
@@ -738,7 +712,7 @@ def import_dataset(
 
 
 @app.command(epilog="Example: factory replay datasets/stack:3")
-@_sentences
+@sentences
 def replay(
     episode: Annotated[str, typer.Argument(help="DATASET:INDEX for one episode, DATASET for all.")],
     *,
@@ -765,7 +739,7 @@ def replay(
         if not as_json:
             printing.print_replay(result)
     if as_json:
-        _say([asdict(result) for result in results])
+        say([asdict(result) for result in results])
     if not all(result.equal for result in results):
         raise typer.Exit(1)
 
@@ -774,7 +748,7 @@ def replay(
 
 
 @app.command("record-seeds", epilog="Example: factory record-seeds stack --count 10 --seed 1 --out my_seeds.hdf5")
-@_sentences
+@sentences
 def record_seeds(
     task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
     *,
@@ -788,13 +762,13 @@ def record_seeds(
 
     path, demos = record_scripted(task, out or Path(f"{task}_seeds.hdf5"), count=count, seed=seed)
     if as_json:
-        _say({"path": str(path), "demos": len(demos), "steps": [len(demo) for demo in demos]})
+        say({"path": str(path), "demos": len(demos), "steps": [len(demo) for demo in demos]})
     else:
         typer.echo(f"wrote {len(demos)} demonstrations to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command(epilog="Example: factory record stack --device keyboard --out mine.hdf5")
-@_sentences
+@sentences
 def record(
     task: Annotated[str, typer.Argument(help="A task's name; see `factory tasks`.")],
     *,

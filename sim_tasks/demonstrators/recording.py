@@ -26,6 +26,7 @@ from sim_tasks.demonstrators import (
     gr1_pick_place,
     gr1_pouring,
     square,
+    tabletop,
     two_arm_box_cleanup,
     two_arm_drawer_cleanup,
     two_arm_handover,
@@ -50,6 +51,7 @@ SCRIPTS: Mapping[str, ScriptOf] = {
     "square": square.square,
     "can": can.can,
     "door": door.door,
+    "tabletop": tabletop.pick_place,
 }
 
 DUETS: Mapping[str, DuetOf] = {

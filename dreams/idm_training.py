@@ -1,0 +1,183 @@
+"""Trains the inverse dynamics model on episodes whose motion is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dreams.clips import Clip
+from dreams.descent import Schedule, descend, publish
+from dreams.embodiments import Starts, embodiments_of
+from dreams.flow import drawn_times, on_path
+from dreams.idm import MODEL, Idm, IdmCard, card_json, embodiment_number, network_of, whole_windows
+from dreams.idm_net import IdmNet, IdmSpec
+from dreams.motion import poses_of
+from dreams.vision import as_input, varied
+from factory import poses
+from factory.durable import json_bytes
+from factory.errors import SpecError
+
+Array = NDArray[np.float64]
+
+
+def train_idm(
+    clips: Sequence[Clip],
+    folder: Path,
+    spec: IdmSpec,
+    schedule: Schedule,
+    *,
+    starts: Starts | None = None,
+    max_s: float = math.inf,
+    device: str = "cpu",
+) -> Idm:
+    """Train a model on clips whose motion is known, or go on where `folder` was left; return it.
+
+    Every tenth clip, and at least one, is held out: it only says how large the errors are. With `starts` the model also
+    learns where the hands are. Same clips, spec and schedule: the same weights, bit by bit on one machine.
+
+    Raises:
+        SpecError: fewer than four clips, clips of different clocks or grids, or without motion.
+        DatasetError: the folder holds another training.
+    """
+    _check(clips)
+    held = [i for i in range(len(clips)) if i % 10 == min(4, len(clips) - 1)]
+    used = [clip for i, clip in enumerate(clips) if i not in held]
+    time = clips[0].time
+    card = IdmCard(
+        spec=spec, grid=clips[0].grid, control_hz=time.control_hz, stride=time.stride,
+        embodiments=embodiments_of(used, starts), errors={}, version="",
+        trained_on={"clips": [clip.name for clip in clips], "held_out": [clips[i].name for i in held]},
+        schedule=asdict(schedule),
+    )  # fmt: skip
+    torch.manual_seed(schedule.seed)
+    net = network_of(card).to(device)
+    batches = _Batches(card, net, used, starts or {}, schedule.batch)
+    about = json.loads(json_bytes(card_json(card))) | {"pixels": _digest_of(clips)}
+    done = descend(net, batches.loss, folder / "training", schedule, about=about, max_s=max_s)
+    card = replace(card, schedule={**card.schedule, "done": done})
+    errors = _errors(Idm(card, net, name=folder.name), [clips[i] for i in held], starts or {})
+    card = replace(card, errors=errors)
+    version = publish(net, folder, MODEL, card_json(card))
+    return Idm(replace(card, version=version), net, name=folder.name)
+
+
+class _Batches:
+    """The training examples: normalised windows of every embodiment, on the device."""
+
+    def __init__(self, card: IdmCard, net: IdmNet, clips: Sequence[Clip], starts: Starts, batch: int) -> None:
+        self.card, self.net, self.batch = card, net, batch
+        self.device = next(net.parameters()).device
+        self.frames = [torch.from_numpy(clip.frames) for clip in clips]
+        self.motion: list[Tensor] = []
+        self.places: list[Tensor] = []
+        windows_of: list[list[tuple[int, int]]] = [[] for _ in card.embodiments]
+        for i, clip in enumerate(clips):
+            number = embodiment_number(card, clip)
+            body = card.embodiments[number]
+            assert clip.motion is not None  # noqa: S101 - checked before
+            self.motion.append(torch.from_numpy(body.normal(clip.motion)).float())
+            T = true_poses(clip, starts) if body.sees_poses else None
+            self.places.append(torch.from_numpy(body.unplaced(T)).float() if T is not None else torch.zeros(0))
+            windows_of[number] += [(i, int(k)) for k in whole_windows(clip.time, card.horizon, clip.length).first]
+        self.windows = windows_of
+        if empty := [body.name for body, found in zip(card.embodiments, windows_of, strict=True) if not found]:
+            raise SpecError(f"no clip of {', '.join(empty)} is as long as a window of {card.horizon} control steps")
+
+    def loss(self, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Return the loss of one batch, of one embodiment: all heads see as many as they have windows."""
+        sizes = torch.tensor([len(found) for found in self.windows], dtype=torch.float32)
+        number = int(torch.multinomial(sizes, 1, generator=generator))
+        found = self.windows[number]
+        picks = [found[int(i)] for i in torch.randint(len(found), (self.batch,), generator=generator)]
+        offsets, card = torch.tensor(self.card.offsets), self.card
+        pictures = as_input(torch.stack([self.frames[i][k + offsets] for i, k in picks]).to(self.device))
+        pictures = varied(pictures, generator, jitter=card.spec.jitter, noise=card.spec.noise)
+        rows = [k * card.stride for _, k in picks]
+        motion = torch.stack(
+            [self.motion[i][row : row + card.horizon] for (i, _), row in zip(picks, rows, strict=True)]
+        ).to(self.device)
+        digest = self.net.digest(pictures)
+        parts = {"motion": self._motion_loss(digest, number, motion, generator)}
+        if card.embodiments[number].sees_poses:
+            places = torch.stack([self.places[i][k + offsets] for i, k in picks]).to(self.device)
+            parts["places"] = functional.smooth_l1_loss(self.net.poses(digest, number), places, beta=0.1)
+        return parts
+
+    def _motion_loss(self, digest: Tensor, number: int, motion: Tensor, generator: torch.Generator) -> Tensor:
+        if self.card.spec.head == "regression":
+            return functional.mse_loss(self.net.motion(digest, number), motion)
+        noise = torch.randn(motion.shape, generator=generator).to(self.device)
+        times = drawn_times(len(motion), generator).to(self.device)
+        noisy, velocity = on_path(motion, noise, times)
+        return functional.mse_loss(self.net.motion(digest, number, noisy, times), velocity)
+
+
+def true_poses(clip: Clip, starts: Starts) -> Array | None:
+    """Return the hands' true poses ``(frames, 9 n)`` at the clip's pictures; None where they are not known."""
+    if clip.motion is None or clip.name not in starts:
+        return None
+    T = poses_of(clip.motion, starts[clip.name], clip.hands)
+    rows = clip.time.rows(clip.length)
+    return np.concatenate([poses.xyz_rot6d_from_pose(T[eef][rows]) for eef in clip.hands], axis=1)
+
+
+def _errors(model: Idm, clips: Sequence[Clip], starts: Starts) -> dict[str, float]:
+    """Return the root mean square errors of places, and of what increments gather a step, on held-out clips."""
+    drift_m, drift_rad, place_m, place_rad = ([] for _ in range(4))
+    for clip in clips:
+        reading = model.read(clip)
+        if clip.motion is None or not len(reading.where.start):
+            continue
+        truth = np.stack([clip.motion[s : s + reading.where.horizon] for s in reading.where.start])
+        gathered = (reading.motion.mean(axis=0) - truth).sum(axis=1) / math.sqrt(reading.where.horizon)
+        at = 0
+        for fingers in clip.hands.values():
+            drift_m.append(gathered[:, at : at + 3].ravel())
+            drift_rad.append(gathered[:, at + 3 : at + 6].ravel())
+            at += 6 + fingers
+        true = true_poses(clip, starts)
+        body = model.card.embodiments[embodiment_number(model.card, clip)]
+        if true is None or not body.sees_poses:
+            continue
+        with torch.no_grad():
+            device = next(model.net.parameters()).device
+            digest = model.net.digest(as_input(torch.from_numpy(clip.frames).to(device)))
+            said = body.placed(model.net.poses(digest, embodiment_number(model.card, clip)).double().cpu().numpy())
+        for k in range(len(body.hands)):
+            a, b = said[:, 9 * k : 9 * k + 9], true[:, 9 * k : 9 * k + 9]
+            place_m.append((a - b)[:, :3].ravel())
+            turn = poses.angle_between(poses.matrix_from_rot6d(a[:, 3:]), poses.matrix_from_rot6d(b[:, 3:]))
+            place_rad.append(turn / math.sqrt(3.0))  # of each axis
+    found = {"drift_m": drift_m, "drift_rad": drift_rad, "place_m": place_m, "place_rad": place_rad}
+    return {name: max(float(np.sqrt(np.mean(np.concatenate(each) ** 2))), 1e-6) for name, each in found.items() if each}
+
+
+def _check(clips: Sequence[Clip]) -> None:
+    if len(clips) < 4:
+        raise SpecError(f"an inverse dynamics model needs four clips, one of them held out; found {len(clips)}")
+    for clip in clips:
+        if clip.motion is None:
+            raise SpecError(f"clip {clip.name!r} has no motion to learn from")
+        if (clip.time.control_hz, clip.time.stride, clip.grid) != (
+            clips[0].time.control_hz, clips[0].time.stride, clips[0].grid,
+        ):  # fmt: skip
+            raise SpecError(f"clips {clips[0].name!r} and {clip.name!r} have different clocks or grids")
+
+
+def _digest_of(clips: Sequence[Clip]) -> str:
+    """Return a SHA-256 of all that is learned from."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(clip.frames.tobytes())
+        digest.update(b"" if clip.motion is None else clip.motion.tobytes())
+    return digest.hexdigest()

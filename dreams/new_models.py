@@ -1,0 +1,134 @@
+"""Makes small video models from nothing, and writes models into folders as diffusers lays them out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+
+from dreams import model_folder
+from dreams.codec import PatchCodec
+from dreams.model_folder import ModelCard
+from dreams.quiet import quietly
+from dreams.timebase import TimeBase
+from dreams.video import DreamModel, open_model
+from dreams.views import Grid
+from factory import durable
+from factory.errors import SpecError
+
+SHARD = "14MB"
+"""Of a small model's weight files: a repository without large-file storage takes them."""
+
+_SMALL_TOKENS = 160  # bytes: a sentence whose three names have fifty letters each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a network made from scratch is.
+
+    Attributes:
+        width: of a token; heads have 32 each, or 16 where that is all there is.
+        layers: of the video network.
+        text_width: of the text encoder.
+        text_layers: of the text encoder.
+    """
+
+    width: int
+    layers: int
+    text_width: int
+    text_layers: int
+
+
+SIZES: Mapping[str, Size] = {
+    "tiny": Size(width=32, layers=2, text_width=32, text_layers=1),  # for trying a road out: learns next to nothing
+    "small": Size(width=128, layers=6, text_width=128, text_layers=2),  # trains on a CPU
+    "base": Size(width=256, layers=10, text_width=192, text_layers=3),  # trains on a GPU in minutes
+}
+"""A token of the video network shows 2x2 latent pixels. What it must predict has 4 z_dim numbers and should not be
+wider than the token, or the noise does not fit through: z_dim up to 32 for "small", up to 64 for "base"."""
+
+
+def new_model(
+    folder: Path,
+    *,
+    size: str,
+    codec: PatchCodec | AutoencoderKLWan,
+    time: TimeBase,
+    grid: Grid,
+    embodiment: str,
+    seed: int,
+    trained_on: str = "",
+) -> DreamModel:
+    """Make a model with random weights around a codec, keep it in a folder, and return it as read from there.
+
+    Args:
+        folder: must not exist.
+        size: a key of `SIZES`.
+        codec: a fitted `PatchCodec`, or Wan's autoencoder of any size.
+        time: the clock of its clips.
+        grid: the views in its pictures.
+        embodiment: the robot.
+        seed: of the weights.
+        trained_on: what the codec was fitted on.
+    """
+    if size not in SIZES:
+        raise SpecError(f"a model's size is one of {', '.join(SIZES)}, not {size!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = _assembled(SIZES[size], codec)
+    card = ModelCard(
+        time=time, grid=grid, embodiment=embodiment, text_tokens=_SMALL_TOKENS, seed=seed,
+        training=({"part": "codec", "data": trained_on},) if trained_on else (),
+    )  # fmt: skip
+    save_model(pipeline, card, folder)
+    return open_model(folder)
+
+
+def save_model(pipeline: Any, card: ModelCard, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Write a pipeline and its card, weights as safetensors of this type, the codec's as they are; all or nothing.
+
+    Raises SpecError when the folder exists already.
+    """
+    if folder.exists():
+        raise SpecError(f"{folder} exists already; choose another folder for the model")
+    parts = dict(pipeline.components)
+    for name in ("transformer", "text_encoder"):
+        parts[name] = copy.deepcopy(parts[name])
+        for weight in parts[name].parameters():
+            weight.data = weight.data.to(dtype)
+    whole = WanImageToVideoPipeline(**parts, expand_timesteps=pipeline.config.expand_timesteps)
+    card = replace(card, versions={name: version(name) for name in ("torch", "diffusers", "transformers")})
+    with durable.staging(folder) as staged, quietly():
+        whole.save_pretrained(staged, safe_serialization=True, max_shard_size=SHARD)
+        model_folder.write_card(staged, card)
+        if not durable.rename_into_place(staged, folder):
+            raise SpecError(f"{folder} was made by somebody else meanwhile; choose another folder for the model")
+
+
+def _assembled(size: Size, codec: Any) -> Any:
+    z, head = codec.config.z_dim, 32 if size.width >= 64 else 16
+    text = UMT5Config(
+        vocab_size=384, d_model=size.text_width, d_kv=32, d_ff=2 * size.text_width, num_layers=size.text_layers,
+        num_heads=size.text_width // 32, feed_forward_proj="gated-gelu", dropout_rate=0.0,
+    )  # fmt: skip
+    network = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=size.width // head, attention_head_dim=head, in_channels=z,
+        out_channels=z, text_dim=size.text_width, freq_dim=128, ffn_dim=4 * size.width, num_layers=size.layers,
+        rope_max_seq_len=128,
+    )  # fmt: skip
+    torch.nn.init.zeros_(network.proj_out.weight)  # training then begins at the mean, not at noise of its own
+    tokenizer: Any = ByT5Tokenizer()  # a byte a token: needs no vocabulary file
+    return WanImageToVideoPipeline(
+        tokenizer=tokenizer, text_encoder=UMT5EncoderModel(text), vae=codec, transformer=network,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), expand_timesteps=True,
+    )  # fmt: skip
