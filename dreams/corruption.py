@@ -16,8 +16,9 @@ from factory.errors import SpecError, unknown_name
 
 _BEGINS = (0.3, 0.7)
 """Part of the clip at which something happens to a thing: neither at once nor at the end, where nobody would see it."""
-_JUMP = (0.2, 0.45)
-"""How far a thing is teleported, of the picture's width: farther than it could have been carried between pictures."""
+_JUMP = (0.25, 0.45)
+"""How far a thing is teleported, of the picture's sides: farther than it could have been carried between pictures, and
+less than half, because what leaves the picture comes back into it."""
 
 
 def _frozen(frames: Frames, _grid: Grid, rng: np.random.Generator) -> Frames:
@@ -47,7 +48,7 @@ def _teleported(frames: Frames, grid: Grid, rng: np.random.Generator) -> Frames:
     def moved(view: Frames, blob: Blob, at: int) -> Frames:
         emptied = _emptied(view, blob, at)
         height, width = view.shape[1:3]
-        down, right = round(far * width * np.sin(angle)), round(far * width * np.cos(angle))
+        down, right = round(far * height * np.sin(angle)), round(far * width * np.cos(angle))
         for t in range(at, len(view)):
             row, column = np.nonzero(blob.mask[t])
             # What would leave the picture comes back into it: a thing that is gone is another failure.

@@ -128,6 +128,7 @@ def publish(net: nn.Module, folder: Path, name: str, about: Mapping[str, Any]) -
     folder.mkdir(parents=True, exist_ok=True)
     staged = folder / f"{TMP}weights"
     save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, staged)
+    staged.chmod(0o644)  # safetensors makes files that only their owner can read
     version = sha256_file(staged)[:12]
     weights = f"weights-{version}.safetensors"
     staged.replace(folder / weights)
@@ -200,7 +201,7 @@ def _resumed(folder: Path, net: nn.Module, optimiser: torch.optim.AdamW, mean: d
     if said["about"] != about:
         differs = [key for key in {**said["about"], **about} if said["about"].get(key) != about.get(key)]
         raise DatasetError(
-            f"{folder} holds another training: {', '.join(sorted(differs))} differ; give another folder or the same data"
+            f"{folder} holds another training: {', '.join(sorted(differs))} differ; give another folder or equal data"
         )
     net.load_state_dict({k.removeprefix("now/"): v for k, v in parts["now"].items()})
     mean.update({k.removeprefix("mean/"): v for k, v in parts["mean"].items()})

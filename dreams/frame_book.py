@@ -98,7 +98,8 @@ def _keep(folder: Path, frame: FirstFrame) -> bool:
 def _arrays(state: Snapshot) -> dict[str, NDArray[Any]]:
     parts = {f"controller/{k}": v for k, v in state.controller.items()}
     parts |= {f"overrides/{k}": v for k, v in state.overrides.items()}
-    return {name: np.ascontiguousarray(v) for name, v in {_INTEGRATION: state.integration, **parts}.items()}
+    # `ascontiguousarray` would give a single number an axis.
+    return {name: np.asarray(v, order="C") for name, v in {_INTEGRATION: state.integration, **parts}.items()}
 
 
 def _document(place: Path) -> dict[str, Any]:

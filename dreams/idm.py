@@ -58,7 +58,7 @@ class IdmCard:
     control_hz: int
     stride: int
     embodiments: tuple[Embodiment, ...]
-    errors: Mapping[str, float]
+    errors: Mapping[str, list[float]]
     version: str
     trained_on: Mapping[str, Any]
     schedule: Mapping[str, Any]
@@ -102,10 +102,20 @@ class Idm:
             digest = self.net.digest(as_input(torch.from_numpy(clip.frames).to(device)))
             shown = digest[torch.from_numpy(where.first[:, None] + np.array(self.card.offsets)).to(device)]
             drawn = [self._motion(shown, number, sample) for sample in range(self._rounds())]
-            places = self.net.poses(digest, number).double().cpu().numpy()
+            places = body.placed(self.net.poses(digest, number).double().cpu().numpy()) if body.sees_poses else None
         motion = body.physical(torch.stack(drawn).double().cpu().numpy())
-        seen = self._seen(body, places) if "place_m" in self.card.errors else None
+        seen = self._seen(body, places) if places is not None and "place_m" in self.card.errors else None
         return Reading(where=where, motion=motion, scale=body.scale, commands=body.commands, seen=seen)
+
+    def places(self, clip: Clip) -> Array | None:
+        """Return where the hands are in each picture, ``(frames, 9 n)``; None where that was not learned."""
+        number = embodiment_number(self.card, clip)
+        body = self.card.embodiments[number]
+        if not body.sees_poses:
+            return None
+        with torch.no_grad():
+            pictures = as_input(torch.from_numpy(clip.frames).to(next(self.net.parameters()).device))
+            return body.placed(self.net.poses(self.net.digest(pictures), number).double().cpu().numpy())
 
     def _rounds(self) -> int:
         return self.samples if self.card.spec.head == "flow" else 1
@@ -121,12 +131,16 @@ class Idm:
 
     def _seen(self, body: Embodiment, places: Array) -> Seen:
         errors = self.card.errors
-        parts = np.split(body.placed(places), len(body.hands), axis=1)
-        T = {
-            eef: poses.pose(poses.matrix_from_rot6d(part[:, 3:]), part[:, :3])
-            for (eef, _), part in zip(body.hands, parts, strict=True)
-        }
-        return Seen(T_base_eef=T, **{name: errors[name] for name in ("place_m", "place_rad", "drift_m", "drift_rad")})
+        parts = np.split(places, len(body.hands), axis=1)
+        T = {eef: poses_from(part) for (eef, _), part in zip(body.hands, parts, strict=True)}
+        return Seen(
+            T_base_eef=T, **{name: np.array(errors[name]) for name in ("place_m", "place_rad", "drift_m", "drift_rad")}
+        )
+
+
+def poses_from(places: Array) -> Array:
+    """Return poses ``(..., 4, 4)`` from positions and rot6d ``(..., 9)``."""
+    return poses.pose(poses.matrix_from_rot6d(places[..., 3:]), places[..., :3])
 
 
 def whole_windows(time: TimeBase, horizon: int, length: int) -> Windows:

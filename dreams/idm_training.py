@@ -19,7 +19,7 @@ from dreams.clips import Clip
 from dreams.descent import Schedule, descend, publish
 from dreams.embodiments import Starts, embodiments_of
 from dreams.flow import drawn_times, on_path
-from dreams.idm import MODEL, Idm, IdmCard, card_json, embodiment_number, network_of, whole_windows
+from dreams.idm import MODEL, Idm, IdmCard, card_json, embodiment_number, network_of, poses_from, whole_windows
 from dreams.idm_net import IdmNet, IdmSpec
 from dreams.motion import poses_of
 from dreams.vision import as_input, varied
@@ -131,35 +131,31 @@ def true_poses(clip: Clip, starts: Starts) -> Array | None:
     return np.concatenate([poses.xyz_rot6d_from_pose(T[eef][rows]) for eef in clip.hands], axis=1)
 
 
-def _errors(model: Idm, clips: Sequence[Clip], starts: Starts) -> dict[str, float]:
-    """Return the root mean square errors of places, and of what increments gather a step, on held-out clips."""
-    drift_m, drift_rad, place_m, place_rad = ([] for _ in range(4))
+def _errors(model: Idm, clips: Sequence[Clip], starts: Starts) -> dict[str, list[float]]:
+    """Return root mean square errors along each axis, of places and of what increments gather a step."""
+    found: dict[str, list[Array]] = {}
     for clip in clips:
         reading = model.read(clip)
         if clip.motion is None or not len(reading.where.start):
             continue
-        truth = np.stack([clip.motion[s : s + reading.where.horizon] for s in reading.where.start])
+        truth = clip.motion[reading.where.start[:, None] + np.arange(reading.where.horizon)]
         gathered = (reading.motion.mean(axis=0) - truth).sum(axis=1) / math.sqrt(reading.where.horizon)
         at = 0
         for fingers in clip.hands.values():
-            drift_m.append(gathered[:, at : at + 3].ravel())
-            drift_rad.append(gathered[:, at + 3 : at + 6].ravel())
+            found.setdefault("drift_m", []).append(gathered[:, at : at + 3])
+            found.setdefault("drift_rad", []).append(gathered[:, at + 3 : at + 6])
             at += 6 + fingers
-        true = true_poses(clip, starts)
-        body = model.card.embodiments[embodiment_number(model.card, clip)]
-        if true is None or not body.sees_poses:
+        said, true = model.places(clip), true_poses(clip, starts)
+        if said is None or true is None:
             continue
-        with torch.no_grad():
-            device = next(model.net.parameters()).device
-            digest = model.net.digest(as_input(torch.from_numpy(clip.frames).to(device)))
-            said = body.placed(model.net.poses(digest, embodiment_number(model.card, clip)).double().cpu().numpy())
-        for k in range(len(body.hands)):
-            a, b = said[:, 9 * k : 9 * k + 9], true[:, 9 * k : 9 * k + 9]
-            place_m.append((a - b)[:, :3].ravel())
-            turn = poses.angle_between(poses.matrix_from_rot6d(a[:, 3:]), poses.matrix_from_rot6d(b[:, 3:]))
-            place_rad.append(turn / math.sqrt(3.0))  # of each axis
-    found = {"drift_m": drift_m, "drift_rad": drift_rad, "place_m": place_m, "place_rad": place_rad}
-    return {name: max(float(np.sqrt(np.mean(np.concatenate(each) ** 2))), 1e-6) for name, each in found.items() if each}
+        for k in range(len(clip.hands)):
+            a, b = (poses_from(each[:, 9 * k : 9 * k + 9]) for each in (said, true))
+            turn = a[:, :3, :3] @ np.swapaxes(b[:, :3, :3], -1, -2)
+            found.setdefault("place_m", []).append(a[:, :3, 3] - b[:, :3, 3])
+            found.setdefault("place_rad", []).append(poses.axis_angle_from_matrix(turn))
+    # A thing that never turned cannot be weighed with certainty, so no error is quite zero.
+    rms = {name: np.sqrt((np.concatenate(each) ** 2).mean(axis=0)) for name, each in found.items()}
+    return {name: np.maximum(each, 1e-6).tolist() for name, each in rms.items()}
 
 
 def _check(clips: Sequence[Clip]) -> None:

@@ -29,21 +29,23 @@ class Seen:
 
     Attributes:
         T_base_eef: end effector -> ``(frames, 4, 4)``, base frame of its arm.
-        place_m: root mean square error of one picture's position, metres, each axis; likewise place_rad, radians.
+        place_m: ``(3,)`` root mean square error of one picture's position along each axis, metres: a camera sees depth
+            several times worse than what lies across. Likewise place_rad, radians.
         place_rad: see place_m.
-        drift_m: root mean square error of position that increments gather in one control step, each axis; it grows
-            with the square root of steps. Likewise drift_rad.
+        drift_m: ``(3,)`` root mean square error of position that increments gather in one control step, along each
+            axis; it grows with the square root of steps. Likewise drift_rad.
         drift_rad: see drift_m.
     """
 
     T_base_eef: Mapping[str, Array]
-    place_m: float
-    place_rad: float
-    drift_m: float
-    drift_rad: float
+    place_m: Array
+    place_rad: Array
+    drift_m: Array
+    drift_rad: Array
 
     def __post_init__(self) -> None:
-        if min(self.place_m, self.place_rad, self.drift_m, self.drift_rad) <= 0.0:
+        errors = np.stack([self.place_m, self.place_rad, self.drift_m, self.drift_rad])
+        if errors.shape != (4, 3) or not (errors > 0.0).all():
             raise SpecError("errors of places and increments must be positive: they are the weights of both")
 
 
@@ -186,8 +188,11 @@ def _reconciled(motion: Array, seen: Seen | None, start: Mapping[str, Array] | N
             axis=1,
         )[kept]
         at, known = rows[kept], start is not None
-        d_m = correction(off[:, :3], at, len(path), place=seen.place_m, drift=seen.drift_m, known_start=known)
-        d_rad = correction(off[:, 3:], at, len(path), place=seen.place_rad, drift=seen.drift_rad, known_start=known)
+        place, drift = np.append(seen.place_m, seen.place_rad), np.append(seen.drift_m, seen.drift_rad)
+        added = [
+            correction(off[:, [i]], at, len(path), place=place[i], drift=drift[i], known_start=known) for i in range(6)
+        ]
+        d_m, d_rad = np.split(np.concatenate(added, axis=1), 2, axis=1)
         T = path.copy()
         T[:, :3, 3] += d_m
         T[:, :3, :3] = poses.matrix_from_axis_angle(d_rad) @ path[:, :3, :3]

@@ -62,8 +62,8 @@ def latent_card(
         "perplexity_at_most": min(count, len(codes)),
         "used_codes": round(float(np.mean([len(np.unique(codes[:, t])) / count for t in range(codes.shape[1])])), 4),
         "collapsed": bool(np.mean(perplexity) < 2.0),
-        "closer_to_future": interval(lambda drawn: _share(drawn), seen, resamples, seed),
-        "error_beside_copying": interval(lambda drawn: _beside_copying(drawn), seen, resamples, seed),
+        "closer_to_future": interval(_share, seen, resamples, seed),
+        "error_beside_copying": interval(_beside_copying, seen, resamples, seed),
         "model": f"{model.name} {model.version}",
     }
     if probe:

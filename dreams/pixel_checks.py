@@ -26,7 +26,7 @@ class PixelLimits:
     Attributes:
         least_motion: share of pixels that must change at some time; an arm covers several per cent of a picture.
         most_first_error: mean absolute difference of the first picture from the frame it was made from, of 1.
-        most_jump: of the picture's width, that a thing may move from one picture to the next while it is seen.
+        most_jump: of the picture's sides, that a thing may move from one picture to the next while it is seen.
         least_left: share of a thing's first area that must be seen once in the clip's last quarter.
     """
 
@@ -61,7 +61,7 @@ class PixelFindings:
         if self.first_error > limits.most_first_error:
             return f"it does not begin with its first frame: {self.first_error:.3f} away on average"
         if self.jump > limits.most_jump:
-            return f"a coloured thing jumps by {self.jump:.2f} of the picture's width"
+            return f"a coloured thing jumps by {self.jump:.2f} of the picture"
         if self.left < limits.least_left:
             return f"a coloured thing vanishes: {self.left:.0%} of it is left at the end"
         return ""
@@ -82,7 +82,7 @@ def look(frames: Frames, grid: Grid, *, first: Frames | None = None) -> PixelFin
     views = [(view, blob) for view in grid.split(frames).values() for blob in blobs_of(view)]
     for view, blob in views:
         area = blob.area_px / blob.area_px[0]
-        moved = np.linalg.norm(np.diff(blob.middle_px, axis=0), axis=1) / view.shape[2]
+        moved = np.linalg.norm(np.diff(blob.middle_px, axis=0) / view.shape[1:3], axis=1)
         seen = (area[1:] >= _STILL_SEEN) & (area[:-1] >= _STILL_SEEN)
         jumps.append(float(moved[seen].max(initial=0.0)))
         left.append(float(area[-max(len(area) // 4, 1) :].max()))

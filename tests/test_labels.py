@@ -126,6 +126,7 @@ class Oracle:
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=25)
 @given(st.sampled_from([4, 5, 8]), st.integers(40, 64), st.integers(0, 99))
 def test_what_windows_say_comes_back_exactly_and_every_step_is_covered(stride: int, steps: int, seed: int):
     clip = clip_of(*wandering(seed, steps), stride=stride)
@@ -192,6 +193,7 @@ def test_commands_are_ones_that_may_be_given():
 # --- increments and places -------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 99), st.booleans())
 def test_the_correction_is_the_least_squares_solution(seed: int, known_start: bool):
     random = np.random.default_rng(seed)
@@ -220,7 +222,8 @@ def test_places_take_away_what_increments_gather():
             reading = super().read(clip)
             return replace(reading, motion=reading.motion * np.array([0.9] * 6 + [1.0]))
 
-    seen = Seen(T_base_eef={"hand": T_true[::4]}, place_m=1e-3, place_rad=1e-2, drift_m=1e-3, drift_rad=1e-2)
+    size = np.full(3, 1e-3)
+    seen = Seen(T_base_eef={"hand": T_true[::4]}, place_m=size, place_rad=size, drift_m=size, drift_rad=size)
     alone = label(clip, Short(), start=start_of(xy))
     both = label(clip, Short(seen=seen))
     assert alone.T_base_eef is not None
@@ -228,6 +231,11 @@ def test_places_take_away_what_increments_gather():
     before = np.abs(alone.T_base_eef["hand"] - T_true).max()
     after = np.abs(both.T_base_eef["hand"] - T_true).max()
     assert after < 0.2 * before
+    blind = replace(seen, place_m=np.array([1e-3, 1e3, 1e-3]))
+    half = label(clip, Short(seen=blind), start=start_of(xy)).T_base_eef
+    assert half is not None
+    assert np.abs(half["hand"][:, 0, 3] - xy[:, 0]).max() < 0.2 * before, "this axis is seen"
+    np.testing.assert_allclose(half["hand"][:, 1, 3], alone.T_base_eef["hand"][:, 1, 3], atol=1e-4)
     path = poses_of(both.motion, {"hand": both.T_base_eef["hand"][0]}, HANDS)["hand"]
     np.testing.assert_allclose(path, both.T_base_eef["hand"], atol=1e-12)
 
@@ -258,7 +266,9 @@ SMALL = IdmSpec(eye=EyeSpec(width=32, heads=2, layers=0, points=8, digest=1), la
 def test_a_known_sine_comes_back_through_film_split_and_label(tmp_path: Path):
     """The contract of the time base: size within 5 %, no shift, in order."""
     clips, starts = discs(40)
-    model = train_idm(clips, tmp_path / "idm", SMALL, Schedule(steps=260, rate=4e-3, warmup=20), starts=starts)
+    model = train_idm(
+        clips, tmp_path / "idm", SMALL, Schedule(steps=200, rate=5e-3, warmup=20, mean=0.97), starts=starts
+    )
     steps = 64
     t = np.arange(steps + 1)
     xy = np.stack([0.11 * np.sin(2 * np.pi * t / 43.0 + 0.4), 0.05 * np.cos(2 * np.pi * t / 43.0)], axis=1)
@@ -395,9 +405,9 @@ def test_the_card_sees_damping_shift_and_wrong_fingers():
     assert card(lambda m: np.roll(m, 4, axis=0))["gripper_f1"]["value"] > 0.6
     assert card(lambda m: np.roll(m, 12, axis=0))["gripper_f1"]["value"] < 0.2
     random = np.random.default_rng(0)
-    noisy = card(lambda m: m + np.array([0.01] * 3 + [0.0] * 4) * random.normal(size=m.shape))
-    assert noisy["amplitude_ratio"]["value"] > 1.1
-    assert noisy["gain"]["value"] == pytest.approx(1.0, abs=0.05), "noise adds length, not motion"
+    noisy = card(lambda m: m + np.array([0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.0]) * random.normal(size=m.shape))
+    assert noisy["amplitude_ratio"]["value"] > 1.05
+    assert noisy["gain"]["value"] == pytest.approx(1.0, abs=1e-4), "noise across the motion adds length, not motion"
     interval = noisy["path_end_mm"]
     assert interval["low"] < interval["value"] < interval["high"]
 
@@ -420,6 +430,7 @@ def test_confidence_is_worth_its_name_or_the_card_says_no():
 # --- latent actions --------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=4), st.integers(0, 99))
 def test_every_code_is_reached_and_none_beside(levels: list[int], seed: int):
     values = torch.randn(4000, len(levels), generator=generator_of(seed)) * 4.0
@@ -437,27 +448,30 @@ def test_every_code_is_reached_and_none_beside(levels: list[int], seed: int):
     assert (leaf.grad == 1.0).all()
 
 
-TINY = LatentSpec(eye=EyeSpec(width=32, heads=2, layers=0, points=8), layers=1, tokens=2, levels=(5, 5), jitter=0.0)
+TINY = LatentSpec(
+    eye=EyeSpec(width=32, heads=2, layers=0, points=8), layers=1, tokens=2, levels=(5, 5), apart_s=0.2, jitter=0.0
+)
 
 
 def test_latent_actions_say_what_comes_and_hold_the_motion(tmp_path: Path):
     """No motion is shown to the model, yet it is found in what the model says."""
-    clips, _ = discs(40)
+    ways = [wandering(seed, 64) for seed in range(40)]
+    clips = [clip_of(xy, np.zeros_like(closed)) for xy, closed in ways]
     unlabelled = [replace(clip, motion=None, hands={}, embodiment=LAPA) for clip in clips[:30]]
-    model = train_latents(unlabelled, tmp_path / "m", TINY, Schedule(steps=300, rate=4e-3, warmup=20))
+    model = train_latents(unlabelled, tmp_path / "m", TINY, Schedule(steps=200, rate=6e-3, warmup=20, mean=0.97))
     card = latent_card(clips[30:], model, probe=clips[:30], resamples=20)
     assert not card["collapsed"]
-    assert card["closer_to_future"]["low"] > 0.6
-    assert card["error_beside_copying"]["high"] < 0.9
+    assert min(card["perplexity"]) > 5.0, "of 25 codes"
+    assert card["closer_to_future"]["low"] > 0.7
     assert card["probe_r2"]["hand_dx_m"]["value"] > 0.4
     assert card["probe_r2"]["hand_dy_m"]["value"] > 0.4
     assert card["probe_r2"]["hand_dz_m"] is None, "nothing moved that way"
     said = latent_labels(clips[0], open_latents(tmp_path / "m"))
-    assert said.embedding.shape == (13, 4)
+    assert said.embedding.shape == (16, 4)
     assert np.abs(said.embedding).max() <= 1.0
     np.testing.assert_array_equal(said.codes, latent_labels(clips[0], model).codes)
     with torch.no_grad():
-        model.net.say[1].weight.zero_()  # type: ignore[index, union-attr]
+        model.net.say[1].weight.zero_()  # type: ignore[operator]
     assert latent_card(clips[30:], model, resamples=0)["collapsed"]
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import (
     ByT5Tokenizer,
     CLIPImageProcessor,
@@ -318,6 +319,23 @@ def test_the_first_latent_is_out_of_the_loss(model: DreamModel, clips: list[Clip
     assert loss() == plain, "nor does its noise reach the network"
 
 
+def test_what_is_learned_is_what_sampling_follows(
+    model: DreamModel, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+):
+    """A network without error has no loss, and its dream is the clip."""
+    examples, noise = encoded(model, clips[:1]), noise_of(4, 0, model.latent_shape)[None]
+    monkeypatch.setattr(model.pipeline.transformer, "forward", lambda **_: (noise - examples.latents,))
+    found = model.dream(clips[0].frames[:1], [clips[0].instruction], noise, Sampling(steps=4))
+    assert np.abs(found.astype(int) - model.pictures(examples.latents)).max() <= 1
+
+    def known(noised: torch.Tensor, level: torch.Tensor, *_: Any) -> torch.Tensor:
+        return (noised - examples.latents) / level[:, None, None, None, None]
+
+    monkeypatch.setattr(model, "velocity", known)
+    texts, level = model.embedded(examples.texts), torch.tensor([0.4])
+    assert flow_loss(model, examples, torch.tensor([0]), texts, level, generator_of(1)).item() < 1e-8
+
+
 def test_levels_are_shifted_towards_noise():
     plain, shifted = (noise_levels(4000, shift, generator_of(2)) for shift in (1.0, 3.0))
     assert plain.median() == pytest.approx(0.5, abs=0.02)
@@ -333,6 +351,11 @@ def test_training_lowers_the_loss_of_clips_it_has_not_seen(folder: Path, clips: 
     assert tuned.steps == 60
     assert tuned.held_out < 0.8 * before, f"{before} -> {tuned.held_out}"
     assert tuned.folder is not None
+    [state] = tmp_path.glob("state-*")
+    mean, now = (load_file(state / f"{name}.safetensors") for name in ("mean", "now"))
+    weight = model.pipeline.transformer.proj_out.weight
+    assert torch.equal(weight, mean["mean/transformer/proj_out/weight"]), "what stays is the running mean"
+    assert not torch.equal(weight, now["now/transformer/proj_out/weight"])
     again = open_model(tuned.folder)
     assert again.card.training[-1]["data"] == "squares"
     assert held_out_loss(again, unseen, how) == pytest.approx(tuned.held_out, rel=0.02), "half precision on the disk"

@@ -213,7 +213,7 @@ def propose(run: Run, *, per_frame: int, seeds: int, seed: int, asks: Asks | Non
     Raises:
         SpecError: nothing is known of a frame, and no model is asked.
     """
-    lines: list[bytes] = []
+    found: list[tuple[str, int, Proposal]] = []
     for frame in read_frames(run.frames):
         if asks is None:
             proposed = propose_from_state(frame.name, frame.scene, count=per_frame)
@@ -221,14 +221,18 @@ def propose(run: Run, *, per_frame: int, seeds: int, seed: int, asks: Asks | Non
             proposed = propose_by_model(frame.name, _jpeg(frame), asks, count=per_frame)
         for each in proposed:
             for _ in range(seeds):
-                number = len(lines)
-                line = {**asdict(each), "name": f"dream-{number:05d}", "seed": seed + number}
-                lines.append(json_bytes(line))
+                found.append((f"dream-{len(found):05d}", seed + len(found), each))
+    keep_proposals(run, found)
+    return len(found)
+
+
+def keep_proposals(run: Run, proposals: Sequence[tuple[str, int, Proposal]]) -> None:
+    """Write what is to be dreamt, name, seed and proposal each, in place of what was proposed before."""
     place = run.root / "proposals.jsonl"
+    lines = [json_bytes({**asdict(each), "name": name, "seed": seed}) for name, seed, each in proposals]
     with staging(place) as folder:
         (folder / place.name).write_bytes(b"".join(line + b"\n" for line in lines))
         (folder / place.name).replace(place)
-    return len(lines)
 
 
 def _jpeg(frame: FirstFrame) -> bytes:

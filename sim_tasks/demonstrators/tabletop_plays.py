@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from factory import poses
 from factory.diagnosis import Failure
-from factory.errors import SpecError, unknown_name
+from factory.errors import BackendError, SpecError, unknown_name
 from factory.placements import sample_placements
 from factory.replay import AttemptResult
 from factory.scene import SceneState, concatenate
@@ -171,6 +171,7 @@ def play(task: TaskSpec, backend: SimBackend, wanted: str, *, seed: int, index: 
 
     Raises:
         SpecError: no such outcome, or a task of another family.
+        BackendError: the simulation diverged.
     """
     if wanted not in PLAYS:
         raise SpecError(unknown_name("outcome", wanted, PLAYS))
@@ -179,21 +180,19 @@ def play(task: TaskSpec, backend: SimBackend, wanted: str, *, seed: int, index: 
     placements = sample_placements(reset, streams.scene)
     backend.reset(0, placements, streams.scene, joint_noise_rad=reset.joint_noise_rad)
     settled = backend.advance({0: {_EEF: Hold(steps=task.settle_steps)}})[0]
-    start, states = backend.snapshot(0), backend.sim_state(0)
-    first = row(settled.scene, -1)
+    start, states, first = backend.snapshot(0), backend.sim_state(0), row(settled.scene, -1)
     results, targets = _carried_out(task, backend, PLAYS[wanted](first, draw_style(streams.selection)), first)
     scene = concatenate([first, *(each.scene for each in results)])
-    success, hold = task.success(scene)[1:], len(results[-1].actions)
+    outcome, success = outcome_of(scene), task.success(scene)[1:]
+    hold = len(results[-1].actions)
     held = bool(success[-hold:].all())
-    outcome = outcome_of(scene)
+    why = Failure(subtask="place", eef=_EEF, reason=_REASON.get(outcome, "not_achieved"), detail=f"played {wanted}")
     picked = int(np.argmax(task.signals["picked"](scene))) or len(targets)
     result = AttemptResult(
         index=index,
         held=held,
         touched=bool(success.any()),
-        failure=None
-        if held
-        else Failure(subtask="place", eef=_EEF, reason=_REASON.get(outcome, "not_achieved"), detail=f"played {wanted}"),
+        failure=None if held else why,
         sources=(),
         placements=placements,
         start=start,
@@ -222,6 +221,8 @@ def _carried_out(
     while True:
         told = block(wanted[-1][-1], stroke, control_hz=task.robot.control_hz, eef=task.robot.eefs[_EEF])
         results.append(backend.advance({0: {_EEF: told}})[0])
+        if not results[-1].stable:
+            raise BackendError(f"task {task.name!r}: the simulation diverged in a play")
         wanted.append(told.T_world_eef)
         try:
             stroke = script.send(row(results[-1].scene, -1))

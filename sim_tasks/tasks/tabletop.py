@@ -174,8 +174,8 @@ def _cast(thing: str, place: str) -> dict[str, str]:
 def _reset(cast: Mapping[str, str], *, wide: bool) -> ResetSpec:
     """Return starts.
 
-    D0: two things in a row near the robot, turned a little, and two places beyond, left and right as it comes. D1: all
-    four anywhere, things turned twice as far, places too.
+    D0: two things in a row near the robot, turned a little, and two places beyond, left and right as it comes. D1: rows
+    twice as deep, so that they mix, things turned twice as far, places too.
     """
 
     def place(name: str, x_m: tuple[float, float], half_y_m: float, turn_deg: float) -> PlacementSpec:
@@ -190,12 +190,13 @@ def _reset(cast: Mapping[str, str], *, wide: bool) -> ResetSpec:
             radius_m=_APART_M[colour_kind(cast[name])[1]],
         )
 
-    anywhere, (near, far) = (-0.13, 0.13), ((-0.13, -0.03), (0.04, 0.13))
-    rows = ((MOVED, near, 0.15, 30.0, 60.0), (TARGETS, far, 0.14, 0.0, 20.0))
+    near, far = ((-0.16, 0.04), (-0.05, 0.13)) if wide else ((-0.13, -0.03), (0.04, 0.13))
+    half_y_m = (0.18, 0.18) if wide else (0.15, 0.14)
+    turn_deg = (60.0, 20.0) if wide else (30.0, 0.0)
     return ResetSpec(
         placements=tuple(
-            place(name, anywhere, 0.17, wide_deg) if wide else place(name, x_m, half_y_m, turn_deg)
-            for names, x_m, half_y_m, turn_deg, wide_deg in rows
+            place(name, x_m, half_y_m[i], turn_deg[i])
+            for i, (names, x_m) in enumerate(((MOVED, near), (TARGETS, far)))
             for name in names
         ),
         min_gap_m=_GAP_M,
