@@ -126,7 +126,7 @@ def generate(
         if not all(kept.values()):
             for dream in _dreamt(model, these, sampling):
                 if kept[dream.name] is None:
-                    kept[dream.name] = _keep(dream, out)
+                    kept[dream.name] = keep_dream(dream, out)
         for wish in these:
             dream = kept[wish.name]
             assert dream is not None  # noqa: S101 - filled above
@@ -221,8 +221,8 @@ def _kept(model: DreamModel, wish: Wish, out: Path, sampling: Sampling) -> Dream
     return dream
 
 
-def _keep(dream: Dream, out: Path) -> Dream:
-    """Write a dream: every pixel as it is, for labelling; a record; and a film for people."""
+def keep_dream(dream: Dream, out: Path) -> Dream:
+    """Write a dream and return it: every pixel as it is, for labelling; a record; and a film for people."""
     content = save({"frames": dream.frames})
     said = {key: getattr(dream, key) for key in ("name", "instructions", "seams", "seed", "embodiment", "model")}
     said |= {"time": asdict(dream.time), "grid": asdict(dream.grid), "sampling": asdict(dream.sampling)}

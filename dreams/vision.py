@@ -35,10 +35,10 @@ class EyeSpec:
         digest: tokens that a picture is pooled into.
     """
 
-    width: int = 128
+    width: int = 64
     heads: int = 4
-    layers: int = 2
-    points: int = 32
+    layers: int = 0
+    points: int = 64
     digest: int = 4
 
     def __post_init__(self) -> None:

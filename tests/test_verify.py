@@ -166,6 +166,8 @@ def test_tracking_makes_good_what_pushes_a_hand_away_and_open_loop_does_not(demo
     assert open_loop.off_m > 2 * tracked.off_m
     known = verify(labels, start, weak, model_sha=sha(weak), mode="open_loop", lag=Lag(lead_steps=0.0, gain=0.8))
     assert known.off_m < 0.1 * open_loop.off_m
+    aware = verify(labels, start, weak, model_sha=sha(weak), lag=Lag(lead_steps=0.0, gain=0.8))
+    assert aware.off_m < 0.1 * tracked.off_m  # each step is aimed from where the hand truly is
 
 
 def test_two_arms_are_verified_by_their_names() -> None:

@@ -69,6 +69,10 @@ class VideoTraining:
             raise SpecError("an adaptation adapts a model: give --model FOLDER with --lora RANK")
 
 
+_LATENT = {"tiny": 16, "small": 32, "base": 48}
+"""Numbers of a latent pixel, by size: a token of the network shows four of them and should not be narrower."""
+
+
 def train_video(asked: VideoTraining) -> dict[str, Any]:
     """Train, or go on, and return what there is to say: steps, losses, where model, curve and samples are."""
     from dreams.codec import fit_codec  # noqa: PLC0415 - brings torch
@@ -90,7 +94,7 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     said = ", ".join(str(each) for each in asked.datasets)
     if opened is None:
         made = new_model(
-            fresh, size=asked.size, codec=fit_codec(clip.frames for clip in used), time=clips[0].time, grid=asked.grid,
+            fresh, size=asked.size, codec=fit_codec((clip.frames for clip in used), z_dim=_LATENT[asked.size]), time=clips[0].time, grid=asked.grid,
             embodiment=clips[0].embodiment, seed=asked.seed, trained_on=said,
         )  # fmt: skip
         opened = open_model(fresh, device=asked.device) if asked.device != "cpu" else made

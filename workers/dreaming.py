@@ -36,7 +36,7 @@ from factory.sim import SimBackend
 from factory.specs import RenderSpec, RobotSpec
 from sim_tasks.backends import open_backend
 from sim_tasks.catalog import find_task
-from sim_tasks.tasks import tabletop
+from sim_tasks.tasks import tabletop, tabletop_events
 
 if TYPE_CHECKING:
     from dreams.classifier import Classifier
@@ -173,12 +173,12 @@ def scene_of(task: str, state: SceneState) -> KnownScene | None:
             position_m=at(name),
             radius_m=tabletop.ROOM_M,
         )
-        for name in tabletop.TARGETS
+        for name in tabletop_events.TARGETS
     )
     base = next(iter(state.T_world_base.values()))
     x, y = (float(v) for v in (base[-1] if base.ndim == 3 else base)[:2, 3])
     return KnownScene(
-        things=tuple(Thing(name=called[name], position_m=at(name), radius_m=0.03) for name in tabletop.MOVED),
+        things=tuple(Thing(name=called[name], position_m=at(name), radius_m=0.03) for name in tabletop_events.MOVED),
         places=places,
         base_m=(x, y),
         reach_m=_REACH_M,
@@ -195,8 +195,8 @@ def roles_of(task: str, instruction: Instruction) -> tuple[str, str] | None:
     """Return which object of a task's scene is to go to which, by its words; None for others."""
     if not task.startswith(tabletop.NAME):
         return None
-    for thing in tabletop.MOVED:
-        for target in tabletop.TARGETS:
+    for thing in tabletop_events.MOVED:
+        for target in tabletop_events.TARGETS:
             if _instruction(task, thing, target).key == instruction.key:
                 return thing, target
     return None
@@ -483,7 +483,7 @@ def _verify_one(
             backend,
             model_sha=frame.model_sha,
             mode=mode,
-            success=tabletop.goal(*roles),
+            success=tabletop_events.goal(*roles),
         )
     if found.execution is not None and backend is not None:
         episode = verifying.episode_of_verification(
