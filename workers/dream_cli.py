@@ -37,6 +37,12 @@ Budget = Annotated[float | None, typer.Option(help="Most that requests of this r
 Prices = Annotated[str, typer.Option(help="USD per million tokens, in and out: 0.4,1.6.")]
 
 
+@app.callback()
+def quietly() -> None:
+    """Dream episodes: propose, imagine, judge, label, and carry them out in the simulator."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses packages that nothing here uses
+
+
 # --- data and models --------------------------------------------------------------------------------------------------
 
 
@@ -61,7 +67,7 @@ def data(
 
     chosen = tasks_of(tasks, _known())
     apart = set(tabletop.HELD_OUT)
-    chosen = tuple(task for task in chosen if (task in apart) == held_out) if len(chosen) > 1 else chosen
+    chosen = tuple(task for task in chosen if task in tasks or (task in apart) == held_out)
     request = DataRequest(
         tasks=chosen,
         episodes=episodes,
@@ -259,7 +265,7 @@ def propose(
     _told({"dreams": made, "counts": counts}, f"{made} dreams to be dreamt\n{lines}", as_json)
 
 
-@app.command(epilog="Example: factory dream generate runs/first --model models/video/model")
+@app.command(epilog="Example: factory dream generate runs/first --model models/video/training/model")
 @sentences
 def generate(
     run: RunFolder,
@@ -317,27 +323,31 @@ def judge(
     _told(facts["verdicts"], _lines(facts["verdicts"]), as_json)
 
 
-@app.command(epilog="Example: factory dream label runs/first --idm models/idm")
+@app.command(epilog="Example: factory dream label runs/first")
 @sentences
 def label(
     run: RunFolder,
     *,
-    idm: Annotated[Path | None, typer.Option(help="Folder of an inverse dynamics model.")] = None,
+    idm: Annotated[
+        Path | None, typer.Option(help="Folder of an inverse dynamics model. Default: the shipped one.")
+    ] = None,
     latents: Annotated[Path | None, typer.Option(help="Folder of a latent action model.")] = None,
+    motion: Annotated[bool, typer.Option(help="Read motion at all.")] = True,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Read actions from the pictures of dreams: real ones, latent ones, or both."""
     from workers import dreaming
 
-    if idm is None and latents is None:
-        raise SpecError("nothing to label with: give --idm DIR, --latents DIR, or both")
+    if latents is None and not motion:
+        raise SpecError("nothing to read: --no-motion needs --latents DIR")
     where, new = _run(run), {}
     with progress_of("dreams", quiet=as_json) as said:
-        if idm is not None:
+        if motion:
             from dreams.idm import open_idm
+            from dreams.shipped import IDM, shipped
 
-            new["motion"] = dreaming.label(where, open_idm(idm, device=device), said=said)
+            new["motion"] = dreaming.label(where, open_idm(idm or shipped(IDM), device=device), said=said)
         if latents is not None:
             from dreams.latents import open_latents
 
@@ -430,14 +440,83 @@ def show(
     _told(facts, _tiers_said(facts) + (f"\npicture: {out}" if out else ""), as_json)
 
 
-@app.command("run", epilog="Example: factory dream run runs/first tabletop --video models/video/model --idm models/idm")
+@app.command("label-card", epilog="Example: factory dream label-card datasets/held-out --picture card.png")
+@sentences
+def label_card(
+    datasets: Annotated[list[Path], typer.Argument(help="LeRobot datasets that the model was not trained on.")],
+    *,
+    idm: Annotated[
+        Path | None, typer.Option(help="Folder of an inverse dynamics model. Default: the shipped one.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw paths, true and read, into this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure an inverse dynamics model on episodes whose motion is known."""
+    from dreams.shipped import IDM, shipped
+    from workers.dream_cards import label_card as measured
+
+    found = measured(idm or shipped(IDM), datasets, out=picture)
+    lines = {
+        name: f"{value['value']:.3g}  ({value['low']:.3g} to {value['high']:.3g})"
+        for name, value in found.items()
+        if isinstance(value, dict) and "value" in value
+    }
+    _told(found, _lines(lines), as_json)
+
+
+@app.command(epilog="Example: factory dream control runs/real real --dataset datasets/held-out --episodes 40")
+@sentences
+def control(
+    run: RunFolder,
+    kind: Annotated[
+        Literal["real", "frozen", "shuffled", "nearest"],
+        typer.Argument(help="Real videos; first picture only; another's sentence; nearest training motion."),
+    ],
+    *,
+    of: Annotated[Path | None, typer.Option(help="The run that it is a control of.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="For real videos and nearest motion.")] = None,
+    model: Annotated[Path | None, typer.Option(help="For shuffled: the video model that dreamt the run.")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Real videos, evenly spread. Default: all.")] = None,
+    views: Views = "dream_view",
+    size: Pixels = 64,
+    frames: Frames = 33,
+    stride: Stride = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fill a run with what dreams are compared with; then label and verify it like any other."""
+    from workers import dream_controls, dreaming
+
+    where = dreaming.Run(root=run)
+    if kind == "real":
+        found = _clips([_needed(dataset, "--dataset")], views, size, frames, stride)
+        step = max(1, len(found) // episodes) if episodes else 1
+        made = dream_controls.real_videos(where, _needed(dataset, "--dataset"), found[::step][:episodes])
+    elif kind == "frozen":
+        made = dream_controls.frozen(where, _run(_needed(of, "--of")))
+    elif kind == "nearest":
+        found = _clips([_needed(dataset, "--dataset")], views, size, frames, stride)
+        made = dream_controls.nearest(where, _run(_needed(of, "--of")), found)
+    else:
+        from dreams.video import Sampling, open_model
+
+        other = _run(_needed(of, "--of"))
+        opened = open_model(_needed(model, "--model"))
+        dream_controls.shuffled(where, other)
+        made = dreaming.dream(where, opened, Sampling())
+        dream_controls.own_sentences(where, other)
+    _told({"run": str(run), "dreams": made}, f"{made} dreams of the control {kind!r} in {run}", as_json)
+
+
+@app.command("run", epilog="Example: factory dream run runs/first tabletop --video models/video/training/model")
 @sentences
 def run_all(
     run: RunFolder,
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks or families to draw starts of.")] = None,
     *,
     video: Annotated[Path, typer.Option(help="Folder of the video model.")],
-    idm: Annotated[Path, typer.Option(help="Folder of the inverse dynamics model.")],
+    idm: Annotated[
+        Path | None, typer.Option(help="Folder of an inverse dynamics model. Default: the shipped one.")
+    ] = None,
     latents: Annotated[Path | None, typer.Option(help="Folder of a latent action model.")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Folder of an embedded classifier.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="First frames from this LeRobot dataset instead.")] = None,
@@ -507,6 +586,12 @@ def _run(folder: Path) -> Run:
     where = dreaming.Run(root=folder)
     dreaming.check_exists(where)
     return where
+
+
+def _needed(value: Path | None, option: str) -> Path:
+    if value is None:
+        raise SpecError(f"this control needs {option}")
+    return value
 
 
 def _names(views: str) -> tuple[str, ...]:

@@ -93,8 +93,9 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     used = chosen([clip for number, clip in enumerate(clips) if number % _HELD_OUT != _HELD_OUT - 1], asked)
     said = ", ".join(str(each) for each in asked.datasets)
     if opened is None:
+        codec = fit_codec((clip.frames for clip in used), z_dim=_LATENT[asked.size])
         made = new_model(
-            fresh, size=asked.size, codec=fit_codec((clip.frames for clip in used), z_dim=_LATENT[asked.size]), time=clips[0].time, grid=asked.grid,
+            fresh, size=asked.size, codec=codec, time=clips[0].time, grid=asked.grid,
             embodiment=clips[0].embodiment, seed=asked.seed, trained_on=said,
         )  # fmt: skip
         opened = open_model(fresh, device=asked.device) if asked.device != "cpu" else made

@@ -12,6 +12,11 @@ import typer
 
 from factory.errors import FactoryError
 
+_EXTRAS: dict[str, str] = dict.fromkeys(
+    ("torch", "diffusers", "transformers", "peft", "safetensors", "openai"), "dreams"
+)
+"""What may be missing -> the extra that brings it."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,6 +30,15 @@ def sentences(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except FactoryError as error:
             typer.secho(f"error: {error}", err=True, fg="red")
+            raise typer.Exit(2) from error
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get(str(error.name).partition(".")[0])
+            if extra is None:
+                raise
+            typer.secho(
+                f"error: this command needs {error.name}; `pip install 'trajectory-factory[{extra}]'` brings it",
+                err=True, fg="red",
+            )  # fmt: skip
             raise typer.Exit(2) from error
         except OSError as error:
             if isinstance(error, BrokenPipeError):  # `factory tasks | head`

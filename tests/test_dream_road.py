@@ -1,0 +1,147 @@
+"""The whole road of dreams on a small scene, every stage real: episodes, video model, dreams, judge, labels, replay.
+
+The video model is trained for a few steps and shows noise; nothing it dreams can come true. What the labels and the
+replay are worth is shown by real videos on the same road.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from factory.dataset_checks import verify_dataset
+from factory.dataset_reading import read_episodes
+from sim_tasks.tasks.tabletop import HELD_OUT
+from tests.lerobot_runs import run_in_lerobot
+from workers import dreaming
+from workers.cli import app
+
+pytestmark = pytest.mark.sim
+TASKS = (HELD_OUT[0], HELD_OUT[-1])
+
+
+def factory(*words: object) -> dict[str, Any]:
+    """Run a command with --json and return what it says."""
+    said = CliRunner().invoke(app, [*(str(word) for word in words), "--json"])
+    assert said.exit_code == 0, f"{words}: {said.output}{said.exception!r}"
+    return json.loads(said.stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("road")
+
+
+@pytest.fixture(scope="module")
+def episodes(folder: Path) -> Path:
+    """Ten verified episodes of scenes that the shipped labels' model never saw."""
+    factory("dream", "data", *TASKS, "--episodes", 10, "--seed", 4, "--held-out", "--out", folder / "episodes")
+    return folder / "episodes"
+
+
+@pytest.fixture(scope="module")
+def video(folder: Path, episodes: Path) -> Path:
+    """A model that saw them for three steps."""
+    options = ("--new", "tiny", "--steps", 3, "--batch", 2, "--stride", 4, "--out", folder / "video")
+    made = factory("dream", "finetune", episodes, *options)
+    assert made["steps"] == 3
+    assert Path(made["curve"]).exists()
+    return Path(made["model"])
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, video: Path) -> Path:
+    """A run of dreams: two starts, two instructions each, labelled and carried out."""
+    where = folder / "run"
+    factory("dream", "run", where, *TASKS, "--video", video, "--count", 2, "--per-frame", 2, "--steps", 2)
+    return where
+
+
+def test_a_dataset_of_many_scenes_is_sound_and_made_once(episodes: Path) -> None:
+    verify_dataset(episodes, decode=True)
+    made = list(read_episodes(episodes))
+    assert len(made) == 10
+    assert {episode.task for episode in made} == set(TASKS)
+    assert all(episode.success for episode in made)
+    again = CliRunner().invoke(app, ["dream", "data", *TASKS, "--episodes", "10", "--out", str(episodes)])
+    assert again.exit_code == 2
+    assert "already exists" in again.output
+
+
+def test_real_videos_come_true(folder: Path, episodes: Path) -> None:
+    """The ceiling: labels read from pictures alone, executed from the same starts, do what the episodes did."""
+    real = folder / "real"
+    factory("dream", "control", real, "real", "--dataset", episodes, "--stride", 4)
+    factory("dream", "label", real)
+    found = factory("dream", "verify", real)
+    assert found["executed"] == 10
+    assert found["tiers"]["executed_success"] >= 8, found
+    card = factory("dream", "label-card", episodes)
+    assert 0.92 <= card["amplitude_ratio"]["value"] <= 1.05
+    assert card["shift_steps"]["value"] == 0.0
+    exported = factory("dream", "export", real, "--only", "executed", "--out", folder / "real-datasets")
+    twins = list(read_episodes(Path(exported["twin"]["path"])))
+    dreams = list(read_episodes(Path(exported["labelled"]["path"])))
+    assert len(twins) == len(dreams) == found["tiers"]["executed_success"]
+    for twin, dreamt in zip(twins, dreams, strict=True):
+        assert np.array_equal(dreamt.columns["action"].values, twin.columns["action"].values[: len(dreamt)])
+        assert dreamt.columns["annotation.state_source"].values[0] == 2
+
+
+def test_standing_still_does_not_come_true(folder: Path, run: Path) -> None:
+    frozen = folder / "frozen"
+    factory("dream", "control", frozen, "frozen", "--of", run)
+    factory("dream", "label", frozen)
+    assert factory("dream", "verify", frozen)["tiers"]["executed_success"] == 0
+
+
+def test_a_run_says_what_became_of_every_dream_and_goes_on_without_doing_it_again(run: Path, video: Path) -> None:
+    found = factory("dream", "show", run, "--out", run / "strips.png")
+    assert found["dreams"] == found["dreamt"] == found["labelled"] == found["executed"] == 4
+    assert Path(found["picture"]).stat().st_size > 10_000
+    films = {path: path.stat().st_mtime_ns for path in run.glob("dreams/*/dream.mp4")}
+    (run / "labels" / "dream-00001.npz").unlink()
+    (run / "labels" / "dream-00001.json").unlink()
+    assert factory("dream", "generate", run, "--model", video, "--steps", 2)["dreams"] == 4
+    assert factory("dream", "label", run) == {"motion": 1}
+    assert {path: path.stat().st_mtime_ns for path in films} == films
+
+
+def test_what_was_asked_decides_what_success_is(run: Path) -> None:
+    """The same scene is judged for either thing and either place, by the words of the instruction."""
+    where = dreaming.Run(root=run)
+    roles = {
+        dreaming.roles_of(str(frame.task), proposal.instruction) for _, proposal, frame, _ in dreaming.each_dream(where)
+    }
+    assert ("thing", "target") in roles
+    assert len(roles) > 1
+    assert None not in roles
+
+
+@pytest.mark.lerobot
+def test_lerobot_opens_the_dreams(folder: Path, run: Path, episodes: Path) -> None:
+    exported = factory("dream", "export", run, "--out", folder / "datasets")
+    assert exported["labelled"]["episodes"] == 4
+    verify_dataset(Path(exported["labelled"]["path"]), decode=True)
+    manifest = folder / "mixture.json"
+    factory("dream", "mixture", episodes, "--neural", exported["labelled"]["path"], "--out", manifest)
+    said = run_in_lerobot("lerobot_mixture.py", {"manifest": str(manifest)}, folder)
+    assert set(said["samples"]) == {"real", "neural"}
+    assert said["shapes"]["panda_dream"]["observation.images.dream_view"] == [3, 64, 64]
+
+
+def test_missing_stages_are_sentences(folder: Path, run: Path) -> None:
+    for words, sentence in (
+        (("verify", folder / "nowhere"), "begins a run"),
+        (("judge", run), "nobody judges"),
+        (("frames", folder / "x"), "come from tasks, or from --dataset"),
+        (("frames", folder / "x", "tabletop/red_cub"), "unknown task or family"),
+    ):
+        said = CliRunner().invoke(app, ["dream", *(str(word) for word in words)])
+        assert said.exit_code == 2
+        assert sentence in said.output.replace("\n", " ")
