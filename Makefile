@@ -51,10 +51,10 @@ check: dreams
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Two at a time: fetching the one environment takes the network, the linters of the other take a core.
+# Three on two cores: some tests mostly wait. Two at a time before: fetching the one environment takes the network, the linters of the other take a core.
 test:
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check lerobot test-packages
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 # Builds every image, with Docker or, without an engine, with buildah.
 images:
