@@ -51,7 +51,8 @@ check: dreams
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Three on two cores: some tests mostly wait. Two at a time before: fetching the one environment takes the network, the linters of the other take a core.
+# First two things at a time: fetching the one environment takes the network, the linters of the other take a core. Then
+# three workers on two cores, because many tests mostly wait.
 test:
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check lerobot test-packages
 	$(BIN)/pytest -n 3 --dist loadfile
