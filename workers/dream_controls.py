@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +23,12 @@ from dreams.generate import Dream, keep_dream
 from dreams.instructions import Instruction
 from dreams.prompts import Proposal
 from dreams.timebase import TimeBase
-from dreams.verify import Mode
 from dreams.video import Sampling
+from factory.durable import staging
 from factory.errors import SpecError
 from sim_tasks.tasks import tabletop
 from workers import dreaming
 
-Control = Literal["shuffled", "frozen"]
 REAL = "real video"
 """What stands for the model where a video was not dreamt."""
 
@@ -64,15 +63,11 @@ def real_videos(run: dreaming.Run, dataset: Path, clips: Sequence[Clip]) -> int:
 
 def frozen(run: dreaming.Run, of: dreaming.Run) -> int:
     """Make a control of a run of dreams: every dream shows its first picture and nothing else."""
-    return _control(run, of, lambda dreams: [np.repeat(each.frames[:1], len(each.frames), axis=0) for each in dreams])
-
-
-def _control(run: dreaming.Run, of: dreaming.Run, frames_of: Any) -> int:
-    if not run.frames.exists():
-        shutil.copytree(of.frames, run.frames)
+    _same_starts(run, of)
     every = list(dreaming.each_dream(of))
-    for (name, proposal, _, dreamt), frames in zip(every, frames_of([each[3] for each in every]), strict=True):
-        _keep(run, name, frames, dreamt.time, dreamt, proposal.instruction.text)
+    for name, proposal, _, dreamt in every:
+        still = np.repeat(dreamt.frames[:1], len(dreamt.frames), axis=0)
+        _keep(run, name, still, dreamt.time, dreamt, proposal.instruction.text)
     dreaming.keep_proposals(run, of.proposals())
     return len(every)
 
@@ -82,8 +77,7 @@ def shuffled(run: dreaming.Run, of: dreaming.Run) -> int:
 
     It is dreamt like any run. Afterwards `own_sentences` puts the right ones back, by which success is judged.
     """
-    if not run.frames.exists():
-        shutil.copytree(of.frames, run.frames)
+    _same_starts(run, of)
     every = of.proposals()
     told = [each[2].instruction for each in every]
     moved = [
@@ -99,14 +93,12 @@ def own_sentences(run: dreaming.Run, of: dreaming.Run) -> None:
     dreaming.keep_proposals(run, of.proposals())
 
 
-def nearest(run: dreaming.Run, of: dreaming.Run, clips: Sequence[Clip], *, mode: Mode = "tracked") -> int:
+def nearest(run: dreaming.Run, of: dreaming.Run, clips: Sequence[Clip]) -> int:
     """Make a control: every dream is labelled with the true motion of the training clip that begins most like it.
 
     The distance is that of the first pictures, mean square over all pixels.
     """
-    del mode
-    if not run.frames.exists():
-        shutil.copytree(of.frames, run.frames)
+    _same_starts(run, of)
     known = [clip for clip in clips if clip.motion is not None]
     if not known:
         raise SpecError("none of the training clips says how its hand moved")
@@ -124,6 +116,13 @@ def nearest(run: dreaming.Run, of: dreaming.Run, clips: Sequence[Clip], *, mode:
         run.keep("labels", name, {"version": f"nearest/{clip.name}", "model": "nearest training clip", "code": "1"})
     dreaming.keep_proposals(run, of.proposals())
     return len(every)
+
+
+def _same_starts(run: dreaming.Run, of: dreaming.Run) -> None:
+    if not run.frames.exists():
+        with staging(run.frames) as folder:
+            shutil.copytree(of.frames, folder / "frames")
+            (folder / "frames").rename(run.frames)
 
 
 def _other(told: Sequence[Instruction], number: int) -> Instruction:
