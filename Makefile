@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LEROBOT := .venv-lerobot
 
-.PHONY: help install dreams system-packages demo test check lerobot images compose-cli test-packages gpu reliability clean
+.PHONY: help install dreams system-packages demo test check lerobot images compose-cli test-packages gpu slow reliability clean
 
 help:
 	@echo "make install   environment in .venv with the simulator"
@@ -13,6 +13,7 @@ help:
 	@echo "make test      linters, types, architecture contracts, and every test"
 	@echo "make images    container images, with Docker or, without an engine, with buildah"
 	@echo "make gpu       the GPU backend's own tests; minutes"
+	@echo "make slow      tests left out of make test for their length; minutes"
 	@echo "make reliability   the long forms of the reliability tests; hours"
 
 install: $(VENV)/installed
@@ -51,11 +52,10 @@ check: dreams
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# First two things at a time: fetching the one environment takes the network, the linters of the other take a core. Then
-# three workers on two cores, because many tests mostly wait.
+# Two at a time: fetching the one environment takes the network, the linters of the other take a core.
 test:
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check lerobot test-packages
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Builds every image, with Docker or, without an engine, with buildah.
 images:
@@ -68,6 +68,10 @@ compose-cli: install
 # One after the other: two package managers at once would stand in each other's way.
 test-packages: compose-cli
 	bash docker/test-packages.sh
+
+# Tests that take long and say little that the others do not.
+slow: dreams lerobot
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 # The GPU backend in full, on a GPU or on Warp's CPU device; compiles kernels for minutes the first time.
 gpu: install

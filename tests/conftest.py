@@ -23,6 +23,18 @@ settings.load_profile("laws")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 
+LONGEST_FIRST = (
+    "reliability", "service", "jobs", "dream_road", "ray", "ray_kills", "demonstrators", "disk", "browser", "rendering",
+)  # fmt: skip
+"""Files that take long. A worker that got one last would be alone with it at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, all others in their order."""
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def outside_demos() -> Path:
     """Folder of demonstrations recorded by others, or a skip that says how to provide it."""

@@ -24,6 +24,7 @@ WORSE = 1.15
 """A ratio that grows by more than this fails; times are not compared, machines differ."""
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 @pytest.mark.parametrize("name", ["stack", "square"])
 def test_the_compiled_path_stays_as_near_to_bare_physics(name: str) -> None:
@@ -39,6 +40,7 @@ def test_the_compiled_path_stays_as_near_to_bare_physics(name: str) -> None:
     pytest.fail(f"compiled / mj_step is {found}, allowed is {allowed:.2f}")
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_the_command_says_in_json_what_it_measured(tmp_path: Path) -> None:
     options = ["--task", "lift", "--rounds", "2", "--without", "engine,scenes,cameras,render", "--episodes", "2"]

@@ -179,6 +179,7 @@ def test_what_cannot_be_mixed_is_refused(written: Path, tmp_path: Path) -> None:
         read_mixture(tmp_path / "m.json")
 
 
+@pytest.mark.slow
 @pytest.mark.lerobot
 def test_lerobot_draws_the_mixture(written: Path, tmp_path: Path) -> None:
     """The example, run where lerobot is: one to one, each embodiment with its own widths."""

@@ -304,6 +304,7 @@ def drawn(place: Path, episode: Episode, asked: RenderSpec) -> Mapping[str, str]
     return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.suffix != ".json"}
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_extras_change_no_byte_of_the_videos_and_are_the_same_twice(tmp_path, episode):
     faithful = drawn(tmp_path / "a", episode, spec("faithful"))

@@ -261,6 +261,7 @@ def test_machines_get_json_from_each_command(sets: dict[str, Path], tmp_path: Pa
     assert came["from"]["findings"] == factory("inspect", view)["findings"]
 
 
+@pytest.mark.slow
 def test_nvidias_humanoid_episodes_come_in_and_their_faults_are_named(tmp_path: Path) -> None:
     root = Path(os.environ.get("FACTORY_DEMOS_DIR", "/nowhere")) / "gr1_picknplace_lerobot_v2"
     if not root.is_dir():

@@ -439,6 +439,7 @@ def test_nvidias_own_episodes_lie_within_the_joints_these_columns_are_said_to_be
     assert not np.delete(action, [*range(13), *range(22, 35)], axis=1).any(), "legs, neck and waist"
 
 
+@pytest.mark.slow
 @pytest.mark.lerobot
 def test_lerobots_own_converter_takes_the_view_and_every_frame_is_that_of_its_row(
     views: dict[str, Any], tmp_path: Path

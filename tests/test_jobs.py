@@ -201,7 +201,7 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(reference: Ref
         wait_for(lambda: committed(work), "a committed attempt")
         workers = children_of(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=90)
         assert process.returncode == 130
         assert "stopped. Finished work is kept; run the same command again to go on." in said
         assert "Traceback" not in said

@@ -453,6 +453,7 @@ TINY = LatentSpec(
 )
 
 
+@pytest.mark.slow
 def test_latent_actions_say_what_comes_and_hold_the_motion(tmp_path: Path):
     """No motion is shown to the model, yet it is found in what the model says."""
     ways = [wandering(seed, 64) for seed in range(40)]

@@ -416,6 +416,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_private_cluster_outlives_its_parts_and_not_its_dispatcher(tmp_path: Path) -> None:
     """Its node is killed and comes back; then the dispatcher is killed, and nothing is left."""
     script = tmp_path / "dispatcher.py"

@@ -33,6 +33,7 @@ from workers.sharing import shared
 from workers.worker import shards_key
 
 KINDS = ("sqlite", "postgresql")
+SQLITE_FIRST = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_twenty_random_kills_make_no_difference(
         chaos.assert_all_gone(site, 2.0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SQLITE_FIRST)
 def test_two_dispatchers_on_one_job_commit_nothing_twice(
     kind: str, large: chaos.Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -409,6 +410,7 @@ def test_two_runs_of_one_command_at_once_make_one_dataset(small: chaos.Reference
 # --- the service in one command ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_goes_on_where_it_was(
     large: chaos.Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

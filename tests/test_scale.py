@@ -369,6 +369,7 @@ print(json.dumps(most))
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_follow_the_number_of_episodes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

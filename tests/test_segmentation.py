@@ -347,7 +347,8 @@ def test_hidden_boundaries_of_other_peoples_demos(outside_demos: Path, name: str
     assert np.mean(np.abs(found) <= 5) >= 0.95
 
 
-ONE_ARM = [path for path in SEEDS if len(TASKS[path.stem].robot.eefs) == 1]
+# In `tabletop` a thing counts as picked 4 cm up; that it comes along is seen 9 steps earlier.
+ONE_ARM = [path for path in SEEDS if len(TASKS[path.stem].robot.eefs) == 1 and path.stem != "tabletop"]
 LIFTED = [path for path in SEEDS if path.stem in ("two_arm_lift", "two_arm_lift_tray")]
 
 

@@ -186,6 +186,7 @@ def test_a_dataset_comes_out_whole_and_says_where_boundaries_came_from(
                 assert (use["boundary"], use["stop"]) == ("person", file["dragged"])
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_the_same_dataset(served: Served, tmp_path: Path) -> None:
     made = served.ended(served.post("/v1/jobs", {"task": "lift", "episodes": 2, "seed": 9, "render": None})["id"])
     out = tmp_path / "lift"
@@ -194,6 +195,7 @@ def test_the_command_line_makes_the_same_dataset(served: Served, tmp_path: Path)
     assert dataset_digest(out) == served.get(f"/v1/datasets/{made['dataset_id']}")["digest"]
 
 
+@pytest.mark.slow
 def test_the_command_to_reproduce_makes_the_same_dataset(
     served: Served, file: dict[str, Any], job: dict[str, Any], tmp_path: Path
 ) -> None:

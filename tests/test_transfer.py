@@ -177,6 +177,7 @@ def test_a_demonstration_is_read_where_it_was_recorded(panda: Any, name: str) ->
         np.testing.assert_allclose(there @ other, here @ own, atol=1e-12)
 
 
+@pytest.mark.slow
 @sim
 def test_another_robots_dataset_says_who_and_plays_again_bit_for_bit(tmp_path: Path) -> None:
     out = tmp_path / "made"
