@@ -133,7 +133,7 @@ def test_seeds_are_small():
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ONE_ARM_FIRST)
 def test_seeds_succeed_and_can_be_cut(name: str, backend_of):
     task, demos = TASKS[name], read_demos(SEEDS / f"{name}.hdf5")
     # Ten of one arm; fewer where two arms and hands make a demonstration large.

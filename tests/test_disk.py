@@ -177,6 +177,7 @@ def assert_ordered(entries: list[tuple[str, str, str]], index: int, sha256: str)
     first(row, "fsync", ending="-wal")
 
 
+@pytest.mark.slow
 def test_a_service_whose_disk_fails_for_a_while_goes_on_by_itself(
     small: chaos.Reference, library: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -388,6 +388,7 @@ def stillborn_serve(*arguments) -> None:
     os._exit(7)
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_are_a_sentence(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,7 @@ def executions(log: Path) -> Counter[int]:
 # --- order and granularity --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_units_and_their_answers_keep_their_order(pool: Pool) -> None:
     units = [pool.unit(range(3)), pool.unit(range(10, 12)), pool.unit(range(1))]
     for work in units:

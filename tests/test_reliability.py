@@ -229,6 +229,7 @@ def die_cancelling(site: chaos.Site, demos: Path, moments: tuple[str, ...]) -> N
     chaos.assert_all_gone(site)
 
 
+@pytest.mark.slow
 def test_a_caller_that_dies_while_cancelling_has_cancelled_or_not(
     demos: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -378,6 +378,7 @@ def test_memory_does_not_follow_the_number_of_episodes(tmp_path: Path) -> None:
     assert (most[1] - most[0]) * 1024 / 600 < 20_000, f"{most} KiB"
 
 
+@pytest.mark.slow
 @pytest.mark.lerobot
 def test_lerobot_reads_them(finished: Path, tmp_path: Path) -> None:
     episodes = list(read_episodes(finished))

@@ -272,6 +272,7 @@ def test_a_cancelled_job_keeps_what_it_had(served: Served) -> None:
     assert dataset["episodes"] == job["request_counts"]["succeeded"] >= 2
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_goes_on(tmp_path: Path) -> None:
     """The whole service dies in the middle of a job; nothing is lost, and the dataset is the same."""
     served = Served(tmp_path / "data")
