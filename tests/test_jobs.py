@@ -225,6 +225,7 @@ def test_ctrl_c_while_the_workers_start_is_quiet_too(reference: Reference, tmp_p
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["finalize.written", "finalize.before_report"])
 def test_a_run_killed_before_it_could_clean_up_is_finished_by_the_next(
     reference: Reference, tmp_path: Path, moment: str

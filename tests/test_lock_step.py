@@ -287,6 +287,7 @@ def test_other_backends_need_no_second_opinion(book: Database) -> None:
     assert last.kind == "finalize"
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_the_bench_runs_stored_episodes_again_and_can_disagree(tmp_path: Path) -> None:
     """What robosuite made comes to the same end on robosuite; with another label it does not, and is named."""
@@ -327,6 +328,7 @@ def contents(root: Path) -> tuple[list[AttemptRecord], list[bytes]]:
     return read_attempts(root), [e.columns["action"].values.tobytes() for e in read_episodes(root)]
 
 
+@pytest.mark.slow
 def test_many_worlds_and_a_killed_worker_make_the_same_rows(
     demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

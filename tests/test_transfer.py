@@ -157,7 +157,7 @@ def panda() -> Iterator[Any]:
 
 
 @sim
-@pytest.mark.parametrize("name", ["UR5e", "Sawyer"])
+@pytest.mark.parametrize("name", ["UR5e", pytest.param("Sawyer", marks=pytest.mark.slow)])
 def test_a_demonstration_is_read_where_it_was_recorded(panda: Any, name: str) -> None:
     """Things are where the Panda's scene has them, and the other hand's grasp frame is where the Panda's was."""
     from sim_tasks.backends.robosuite import RobosuiteBackend
