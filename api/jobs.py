@@ -421,6 +421,11 @@ def overdue(session: Session, job: Job) -> bool:
 
 def end(session: Session, job: Job, rule: str) -> None:
     """Let no more attempts count than the prefix has, and pass on to the next stage."""
+    if job.purpose == "dream":
+        from api import dreams  # noqa: PLC0415 - it stands on this file
+
+        dreams.end(session, job, rule)
+        return
     job.end_index, job.ended_by = job.prefix, rule
     job.advice = advice(job, rule)
     _drop_surplus(session, job)
@@ -503,6 +508,11 @@ def start_finalizing(session: Session, job: Job) -> None:
         start_writing(session, job)
 
 
+def start_exporting(session: Session, job: Job) -> None:
+    """Everything is dreamt: what becomes a dataset is drawn and put together."""
+    _enter(session, job, "rendering", now(session))
+
+
 def start_writing(session: Session, job: Job) -> None:
     """Write the dataset: nothing else is missing."""
     session.add(Unit(kind="finalize", job_id=job.id, remaining=1, created_at=now(session)))
@@ -525,7 +535,8 @@ def finish(session: Session, job: Job, *, error: dict[str, Any] | None = None) -
     else:
         job.ended_by = job.ended_by or "target"  # a job without attempts has no other rule
         state = _ENDS[job.ended_by]
-        if job.purpose == "generate" and not job.succeeded and state == "succeeded":
+        none = (job.purpose == "generate" and not job.succeeded) or (job.purpose == "dream" and not job.dataset_id)
+        if none and state == "succeeded":
             state = "failed"
     job.finished_at = now(session)
     _enter(session, job, state, job.finished_at, {"rule": job.ended_by, "advice": job.advice})

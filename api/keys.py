@@ -29,7 +29,7 @@ from api.settings import is_loopback
 from api.tables import Key
 from factory.errors import ServiceError, SpecError, unknown_name
 
-Scope = Literal["read", "write", "admin"]
+Scope = Literal["read", "write", "worker", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 Quota = Literal["stored_bytes", "active_jobs", "attempts_per_day", "requests_per_s"]
 QUOTAS: tuple[Quota, ...] = get_args(Quota)
@@ -39,6 +39,8 @@ _SECRET = re.compile(r"fk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _USED_EVERY_S = 60.0
 """How exact `last_used_at` is; writing it at every request would make every read a write."""
+_WORKER_PACE = 40.0
+"""A machine that works asks whenever something is finished: so many times as often as people may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,13 +184,15 @@ def _authorized(
                 found=sorted(caller.scopes),
                 allowed=scope,
             )
-    service.limits.take(caller, service.settings.requests_per_s, service.settings.burst)
+    pace = _WORKER_PACE if "worker" in scopes.scopes else 1.0
+    service.limits.take(caller, pace * service.settings.requests_per_s, round(pace * service.settings.burst))
     return caller
 
 
 Reader = Annotated[Caller, require("read")]
 Writer = Annotated[Caller, require("write")]
 Admin = Annotated[Caller, require("admin")]
+Puller = Annotated[Caller, require("worker")]
 """What a route that needs a scope calls its caller."""
 
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import case, delete, insert, update
+from sqlalchemy import case, delete, exists, func, insert, or_, update
+from sqlalchemy import select as sa_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from api import jobs
+from api import dreams, jobs
 from api.database import now
 from api.messages import Answer, AttemptDone, Done, Drawn, Failed, Kind, Opened, Work
 from api.records import to_row
@@ -41,8 +42,13 @@ CAPABILITIES: Mapping[Kind, str] = {
     "unpack": "write",
     "finalize": "write",
     "push": "write",
+    "dream": "dream",
 }
-"""What a worker must be able to do for each kind of unit; attempts may need "gpu" instead, see `JobSpec.needs`."""
+"""What a worker must be able to do for each kind of unit; attempts may need something else, see `needed`, and stages of
+dreams too, see `dreams.NEEDS`."""
+
+PULLED = "http"
+"""Transport of owners that are no processes of ours: machines that pull."""
 
 RESULTS = {"clip": "clips", "push": "pushes"}
 """Where in a job's result what was made for it later is kept, by name."""
@@ -59,6 +65,7 @@ SILENCE_S: Mapping[Kind, float] = {
     "unpack": 86400.0,
     "finalize": 86400.0,
     "push": 86400.0,
+    "dream": 86400.0,
 }
 """A worker that says nothing for so long is stuck and killed. Opening a simulator counts, compiling it included;
 attempts and episodes are answered one by one, the others at their end."""
@@ -75,6 +82,15 @@ ROUNDS = 4
 long ones keep other jobs waiting."""
 SLICE_S = 10.0
 """A worker changes to a more neglected job after this many seconds of work; changing costs opening a simulator."""
+AHEAD = 2
+"""Units a worker holds: the one in progress and one more, so that it never waits for us."""
+
+_ANYTHING = sa_select(
+    or_(
+        exists().where(col(Job.status).in_(jobs.TRYING)),
+        exists().where(col(Unit.state) == "waiting"),
+    )
+)
 
 _INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 """Database -> an insert that may add to a row that is there."""
@@ -110,6 +126,7 @@ def lease(
     prefer: str | None = None,
     avoid: frozenset[str] = frozenset(),
     attempts_only: bool = False,
+    only: Collection[Kind] = tuple(CAPABILITIES),
     lease_s: float = LEASE_S,
 ) -> Work | None:
     """Return the most urgent piece of work for a worker, or None when there is none.
@@ -127,20 +144,24 @@ def lease(
         avoid: jobs it cannot work on, because its runtime fingerprint differs from theirs.
         attempts_only: the worker is in the middle of something, so only attempts may be handed out in advance; none
             are while something else comes first, which would wait behind them.
+        only: kinds of units that may be handed out to it at all.
         lease_s: how long the lease lives without a heartbeat.
     """
     at = now(session)
-    kinds: list[Kind] = [kind for kind, needed in CAPABILITIES.items() if needed in capabilities]
+    kinds: list[Kind] = [kind for kind, able in CAPABILITIES.items() if able in capabilities and kind in only]
     first = [kind for kind in kinds if kind in _FIRST]
     if first and (unit := _waiting(session, first, avoid)):
         return None if attempts_only else _hand_out(session, unit, owner, worker, at + lease_s)
     for job in _hungry(session, prefer, avoid):
         unit = None
-        if job.status == "rendering":
+        if job.purpose == "dream":
+            fit = dreams.needs(job) in capabilities and "dream" in only and not attempts_only
+            unit = _waiting(session, ["dream"], avoid, job) if fit else None
+        elif job.status == "rendering":
             unit = _waiting(session, ["render"], avoid, job) if "render" in kinds else None
             if unit is not None and attempts_only:
                 return None
-        elif jobs.spec_of(job).needs in capabilities:
+        elif needed(jobs.spec_of(job)) in capabilities:
             unit = _range(session, job, size if isinstance(size, int) else size(job), at)
         if unit is not None:
             jobs.started(session, job)
@@ -189,6 +210,39 @@ def _range(session: Session, job: Job, size: int, at: float) -> Unit | None:
     )
     job.next_index = stop
     return unit
+
+
+def anything(session: Session) -> bool:
+    """Tell whether there may be work; asked while reading, so that who finds none takes no writer's lock."""
+    return bool(session.connection().execute(_ANYTHING).scalar())
+
+
+def needed(spec: JobSpec) -> str:
+    """Return what a worker must be able to do to make a job's attempts: "simulate", "gpu" or "isaac"."""
+    return "isaac" if spec.backend.partition("/")[0] == "isaaclab" else spec.needs
+
+
+def range_size(job: Job, *, wanted: int, workers: int) -> int:
+    """Return how many attempts to hand out together; few when the job is nearly done, so that all workers get some.
+
+    Environments in lock step are filled from the start: one alone takes as long as all of them.
+
+    Args:
+        job: whose attempts they are.
+        wanted: as many as its worker makes in the time a lease should last.
+        workers: that share what is left.
+    """
+    spec = jobs.spec_of(job)
+    left = (spec.episodes - job.succeeded) if spec.episodes is not None else spec.limit - job.attempted
+    if spec.environments > 1:
+        return lock_step_size(spec, left)
+    return max(1, min(wanted, left // (AHEAD * max(1, workers))))
+
+
+def working(session: Session) -> int:
+    """Return how many workers have been heard of lately, whoever answers for them."""
+    alive = select(func.count()).select_from(Worker).where(col(Worker.seen_at) > now(session) - LEASE_S)
+    return int(session.exec(alive).one())
 
 
 def lock_step_size(spec: JobSpec, wanted: int) -> int:
@@ -293,6 +347,21 @@ def register(session: Session, owner: str, *, transport: str) -> int:
     return back
 
 
+def enter(session: Session, owner: str, *, host: str) -> None:
+    """Enter an owner that pulls, on whatever machine it is, or say that it still lives."""
+    row = session.get(Dispatcher, owner)
+    if row is None:
+        row = Dispatcher(id=owner, host=host, transport=PULLED, started_at=now(session))
+    row.seen_at = now(session)
+    session.add(row)
+
+
+def leased(session: Session, owner: str) -> dict[int, Unit]:
+    """Return the units that an owner holds, by number."""
+    query = select(Unit).where(col(Unit.owner) == owner, col(Unit.state) == "leased")
+    return {unit.id or 0: unit for unit in session.exec(query)}
+
+
 def _take_over(session: Session, *, certain: bool) -> int:
     """Give back what dead dispatchers of this host held; return how many units those were.
 
@@ -300,7 +369,8 @@ def _take_over(session: Session, *, certain: bool) -> int:
     taken for dead when one starts in its place, but not by its peers again and again: `certain` leaves it out.
     """
     back, boot = 0, _boot()
-    for other in session.exec(select(Dispatcher).where(Dispatcher.host == socket.gethostname())).all():
+    ours = (col(Dispatcher.host) == socket.gethostname()) & (col(Dispatcher.transport) != PULLED)
+    for other in session.exec(select(Dispatcher).where(ours)).all():
         known = other.born.startswith(boot) or not certain
         if known and not _alive(other.pid, other.born):
             back += jobs.release_owner(session, other.id)
@@ -543,6 +613,9 @@ def _done(session: Session, unit: Unit, done: Done) -> None:
             jobs.file_settled(session, file)
     elif unit.job_id:
         job = jobs.get(session, unit.job_id, lock=True)
+        if unit.kind == "dream":
+            dreams.done(session, job, unit, result)
+            return
         if unit.kind == "unpack":
             job.executor = result.get("executor") or job.executor
             job.attempted = job.succeeded = len(result["indices"])  # episodes taken over; nothing is tried
@@ -639,6 +712,8 @@ def died(session: Session, work: Work, *, at_index: int | None, how: str, began:
         return
     if work.kind != "simulate" or at_index is None:
         unit.tries += 1
+        if work.kind == "dream" and job is not None:
+            jobs.tell(session, job, "worker.died", {"stage": work.payload["stage"], "strike": unit.tries, "how": how})
         if unit.tries >= STRIKES:
             message = f"the worker died {unit.tries} times in the middle of it, the last time {how}"
             _abandon(session, unit, {"code": f"{unit.kind}_poison", "message": message})

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from factory.statistics import AttemptRecord
 
-Kind = Literal["simulate", "check", "render", "clip", "unpack", "verify", "finalize", "push"]
+Kind = Literal["simulate", "check", "render", "clip", "unpack", "verify", "finalize", "push", "dream"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class Work:
         epoch: see unit.
         kind: what to do.
         job_id: whose it is; empty for a file's check.
-        indices: attempt indices to try, for "simulate"; episodes to draw, for "render", or to run again, for "verify".
+        indices: attempt indices to try, for "simulate"; episodes to draw, for "render", or to run again, for "verify";
+            dreams, for "dream".
         payload: what else is needed: the job's specification and the like.
     """
 

@@ -283,7 +283,7 @@ class KeyRequest(Body):
         json_schema_extra={"examples": [{"name": "laptop", "scopes": ["read", "write"], "expires_in_s": 2592000}]}
     )
     name: Annotated[Text, StringConstraints(min_length=1)]
-    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)]
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=4)]
     expires_in_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
     quotas: dict[Quota, Annotated[float, Field(ge=0, le=1e18)]] = {}
 

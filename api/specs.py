@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from api.dream_specs import DreamSpec, dream_spec_from_json
 from factory.durable import json_bytes
 from factory.errors import SpecError
 from factory.specs import GenerationSpec, RenderSpec, Selection
 
 Cuts = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Demo name -> end effector -> the step each of its subtasks stops at, the demo's end excluded."""
-Purpose = Literal["generate", "estimate", "export"]
+Purpose = Literal["generate", "estimate", "export", "dream"]
 Format = Literal["lerobot", "robomimic", "gr00t"]
 FORMATS: tuple[Format, ...] = ("lerobot", "robomimic", "gr00t")
 Device = Literal["cuda:0", "cpu"]
@@ -73,6 +74,7 @@ class JobSpec:
             is `environments`' usual number.
         device: what "mjwarp" computes on: "cuda:0", the worker's first GPU, as None means too, or "cpu".
         mixed: let executors of different runtime fingerprints work on it; rows are then not reproducible bit for bit.
+        dream: of a job of dreams, what it asks for; see `dream_job`.
     """
 
     task: str
@@ -92,6 +94,7 @@ class JobSpec:
     render: RenderSpec | None = field(default_factory=RenderSpec)
     formats: tuple[Format, ...] = ("lerobot",)
     mixed: bool = False
+    dream: DreamSpec | None = None
 
     def __post_init__(self) -> None:
         if (self.episodes is None) == (self.attempts is None):
@@ -164,7 +167,10 @@ class JobSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.dream is None:
+            del value["dream"]  # a job that dreams nothing is called what it was before there were any
+        return value
 
     def digest(self) -> str:
         """Return the SHA-256 of what was asked."""
@@ -192,7 +198,20 @@ def job_from_json(value: Mapping[str, Any]) -> JobSpec:
     fields["render"] = render_from_json(value["render"])
     fields["sources"] = tuple(source_from_json(source) for source in value["sources"])
     fields["formats"] = tuple(value["formats"])
+    fields["dream"] = dream_spec_from_json(value["dream"]) if value.get("dream") else None
     return JobSpec(**fields)
+
+
+def dream_job(asked: DreamSpec, *, max_wall_s: float | None = None) -> JobSpec:
+    """Return the job that dreams what is asked for; each dream counts as an attempt."""
+    return JobSpec(
+        task=asked.tasks[0] if len(asked.tasks) == 1 else "dreams",
+        generation=GenerationSpec(variant=asked.variant, seed=asked.seed),
+        attempts=asked.dreams,
+        max_wall_s=max_wall_s,
+        render=None,
+        dream=asked,
+    )
 
 
 def source_from_json(value: Mapping[str, Any]) -> SourceFile:

@@ -74,7 +74,7 @@ class Job(Table, table=True):
     """One request for trajectories; see `api.jobs` for its states.
 
     Attributes:
-        purpose: "generate", "estimate" or "export".
+        purpose: "generate", "estimate", "export" or "dream".
         spec: a `JobSpec` as JSON.
         labels: what the caller wants to remember about it.
         virtual_s: worker seconds it has had, divided by its weight; who has had least is served first.
@@ -155,6 +155,32 @@ class Attempt(Table, table=True):
     worker: str = ""
     record: dict[str, Any] = _json()
     committed_at: float = 0.0
+
+
+class Dream(Table, table=True):
+    """One dream of a job, as far as its stages have come. A stage's result counts when it is entered here.
+
+    Attributes:
+        stage: the last one that it has passed.
+        verdict: of its judge; "not_judged" without one.
+        tier: what came of carrying it out; "not_tried" until then.
+        confidence: mean confidence of its labels, 0 to 1; None until they were read.
+        record: what else is known: frame, proposer, judgement, verification, films.
+    """
+
+    __tablename__ = "dreams"
+    job_id: str = Field(primary_key=True)
+    idx: int = _big(key=True)
+    frame: str = ""
+    task: str = ""
+    instruction: str = ""
+    seed: int = _big()
+    stage: str = "propose"
+    verdict: str = "not_judged"
+    tier: str = "not_tried"
+    confidence: float | None = None
+    record: dict[str, Any] = _json()
+    updated_at: float = 0.0
 
 
 class FailureCount(Table, table=True):
@@ -314,7 +340,7 @@ class Key(Table, table=True):
     """An API key; the secret itself is nowhere, only its SHA-256.
 
     Attributes:
-        scopes: of "read", "write", "admin".
+        scopes: of "read", "write", "worker", "admin".
         quotas: name -> number; see `api.keys`.
     """
 

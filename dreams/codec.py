@@ -73,8 +73,8 @@ class Decoded:
 class PatchCodec(ModelMixin, ConfigMixin):
     """Codes square patches by their principal components; `fit_codec` makes one.
 
-    Latents divided by `config.latents_std` have variance 1 on the pictures it was fitted on, in each channel of the
-    groups, and in each channel of the first picture that has any.
+    `config.latents_std` is half the way to equal variances, in logarithm: the root of each channel's standard deviation
+    times the mean of all. Equal ones would make every detail as loud as what moves; a network would learn them first.
     """
 
     @register_to_config
@@ -170,7 +170,8 @@ def fit_codec(clips: Iterable[Frames], *, z_dim: int = 48, patch: int = 8) -> Pa
     # One number a channel is kept for both kinds of latent picture, so the first is brought to the groups' scale.
     gain = np.where(std > _LEAST_STD, group_std / np.maximum(std, _LEAST_STD), 1.0)
     _set(codec, group_mean=mean, group_basis=basis, first_gain=gain)
-    codec.register_to_config(latents_mean=(0.0,) * z_dim, latents_std=tuple(float(each) for each in group_std))
+    scale = np.sqrt(group_std * np.sqrt(np.mean(np.square(group_std))))
+    codec.register_to_config(latents_mean=(0.0,) * z_dim, latents_std=tuple(float(each) for each in scale))
     return codec
 
 

@@ -1,7 +1,7 @@
 """Teaches a video model the episodes of a dataset: all of its weights, or a low-rank adaptation of them.
 
 Flow matching (Lipman et al. 2023; Liu et al. 2023, rectified flow): at noise level s the network sees
-(1 - s) latent + s noise and learns noise - latent. Levels are logit-normal and shifted towards noise (Esser et al.
+(1 - s) latent + s noise; the loss is that of noise - latent, whichever of the two it says. Levels are logit-normal and shifted towards noise (Esser et al.
 2024, section 3.1 and equation 23). Where the first picture enters as a clean latent it is clean here too, at level 0
 and out of the loss: a network that saw it noised would not know it when sampling.
 """
@@ -32,6 +32,7 @@ MODEL = "model"
 """The folder, in a run's folder, of what came out."""
 
 _LEVEL_DRAWS, _HELD_OUT_STREAM = 8, 2
+_LEAST_LEVEL = 0.05
 _ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 
@@ -158,9 +159,10 @@ def flow_loss(
     at = level[:, None, None, None, None]
     condition = latents[:, :, :1] if examples.conditions is None else examples.conditions[rows].to(device)
     seen = None if examples.embeddings is None else examples.embeddings[rows].to(device)
-    found = model.velocity((1.0 - at) * latents + at * noise, level, texts, condition, seen)
+    found = model.cleaned((1.0 - at) * latents + at * noise, level, texts, condition, seen)
     first = 1 if model.layout.conditioning == "latent_replace" else 0
-    return (found - (noise - latents))[:, :, first:].square().mean()
+    # An error of the latent is one of the velocity divided by the level; hardly any level is below the least one.
+    return ((found - latents) / at.clamp(min=_LEAST_LEVEL))[:, :, first:].square().mean()
 
 
 @torch.no_grad()

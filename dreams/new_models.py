@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +13,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from dreams import model_folder
 from dreams.codec import PatchCodec
@@ -29,7 +30,9 @@ from factory.errors import SpecError
 SHARD = "14MB"
 """Of a small model's weight files: a repository without large-file storage takes them."""
 
-_SMALL_TOKENS = 160  # bytes: a sentence whose three names have fifty letters each
+_TOKENS, _WORDS = 96, 512
+"""Tokens of a sentence at most, and kinds of them at most: a word of the training sentences is one, others are spelt.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,9 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size(width=32, layers=2, text_width=32, text_layers=1),  # for trying a road out: learns next to nothing
-    "small": Size(width=128, layers=6, text_width=128, text_layers=2),  # trains on a CPU
+    "small": Size(width=192, layers=6, text_width=128, text_layers=2),  # trains on a CPU
     "base": Size(width=256, layers=10, text_width=192, text_layers=3),  # trains on a GPU in minutes
 }
-"""A token of the video network shows 2x2 latent pixels. What it must predict has 4 z_dim numbers and should not be
-wider than the token, or the noise does not fit through: z_dim up to 32 for "small", up to 64 for "base"."""
 
 
 def new_model(
@@ -67,6 +68,7 @@ def new_model(
     grid: Grid,
     embodiment: str,
     seed: int,
+    sentences: Collection[str] = (),
     trained_on: str = "",
 ) -> DreamModel:
     """Make a model with random weights around a codec, keep it in a folder, and return it as read from there.
@@ -79,16 +81,17 @@ def new_model(
         grid: the views in its pictures.
         embodiment: the robot.
         seed: of the weights.
-        trained_on: what the codec was fitted on.
+        sentences: whose words become tokens (byte pairs, Sennrich et al. 2016); anything else is spelt in bytes.
+        trained_on: what codec and tokens were fitted on.
     """
     if size not in SIZES:
         raise SpecError(f"a model's size is one of {', '.join(SIZES)}, not {size!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipeline = _assembled(SIZES[size], codec)
+        pipeline = _assembled(SIZES[size], codec, sentences)
     card = ModelCard(
-        time=time, grid=grid, embodiment=embodiment, text_tokens=_SMALL_TOKENS, seed=seed,
-        training=({"part": "codec", "data": trained_on},) if trained_on else (),
+        time=time, grid=grid, embodiment=embodiment, text_tokens=_TOKENS, seed=seed,
+        training=({"part": "codec, tokens", "data": trained_on},) if trained_on else (),
     )  # fmt: skip
     save_model(pipeline, card, folder)
     return open_model(folder)
@@ -115,10 +118,10 @@ def save_model(pipeline: Any, card: ModelCard, folder: Path, *, dtype: torch.dty
             raise SpecError(f"{folder} was made by somebody else meanwhile; choose another folder for the model")
 
 
-def _assembled(size: Size, codec: Any) -> Any:
+def _assembled(size: Size, codec: Any, sentences: Collection[str]) -> Any:
     z, head = codec.config.z_dim, 32 if size.width >= 64 else 16
     text = UMT5Config(
-        vocab_size=384, d_model=size.text_width, d_kv=32, d_ff=2 * size.text_width, num_layers=size.text_layers,
+        vocab_size=_WORDS, d_model=size.text_width, d_kv=32, d_ff=2 * size.text_width, num_layers=size.text_layers,
         num_heads=size.text_width // 32, feed_forward_proj="gated-gelu", dropout_rate=0.0,
     )  # fmt: skip
     network = WanTransformer3DModel(
@@ -126,9 +129,26 @@ def _assembled(size: Size, codec: Any) -> Any:
         out_channels=z, text_dim=size.text_width, freq_dim=128, ffn_dim=4 * size.width, num_layers=size.layers,
         rope_max_seq_len=128,
     )  # fmt: skip
-    torch.nn.init.zeros_(network.proj_out.weight)  # training then begins at the mean, not at noise of its own
-    tokenizer: Any = ByT5Tokenizer()  # a byte a token: needs no vocabulary file
+    torch.nn.init.zeros_(network.proj_out.weight)  # training then begins at a picture that stands still
+    # The network says the clean latent, see `DreamModel.cleaned`; Wan2.2's own scheduler takes that as well.
+    scheduler: Any = UniPCMultistepScheduler(prediction_type="sample", use_flow_sigmas=True, flow_shift=3.0)
     return WanImageToVideoPipeline(
-        tokenizer=tokenizer, text_encoder=UMT5EncoderModel(text), vae=codec, transformer=network,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), expand_timesteps=True,
+        tokenizer=_tokenizer(sentences), text_encoder=UMT5EncoderModel(text), vae=codec, transformer=network,
+        scheduler=scheduler, expand_timesteps=True,
     )  # fmt: skip
+
+
+def _tokenizer(sentences: Collection[str]) -> Any:
+    """Return a tokenizer to which each word of the sentences is one token; it spells other words in bytes."""
+    found = Tokenizer(models.BPE())
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    found.decoder = decoders.ByteLevel()
+    found.train_from_iterator(
+        sorted(set(sentences)),
+        trainers.BpeTrainer(
+            vocab_size=_WORDS, special_tokens=["<pad>", "</s>"], show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )  # fmt: skip
+    found.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=found, pad_token="<pad>", eos_token="</s>")  # noqa: S106 - no secret

@@ -109,17 +109,17 @@ class DreamModel:
         Raises SpecError for a sentence with more tokens than the model takes: none is cut silently.
         """
         # Not the pipeline's own: that one needs a library for mending broken characters, and cuts without a word.
-        tokens = [" ".join(text.split()) for text in texts]
-        for text in tokens:
-            count = len(self.pipeline.tokenizer(text).input_ids)
-            if count > self.card.text_tokens:
-                raise SpecError(f"{text!r} has {count} tokens; this model takes {self.card.text_tokens}")
-        encoder = self.pipeline.text_encoder
-        found = self.pipeline.tokenizer(
-            tokens, padding="max_length", max_length=self.card.text_tokens, return_tensors="pt"
-        ).to(encoder.device)
-        hidden = encoder(found.input_ids, found.attention_mask).last_hidden_state
-        return cast("Tensor", hidden * found.attention_mask[:, :, None].to(hidden.dtype))
+        tokenizer, encoder, most = self.pipeline.tokenizer, self.pipeline.text_encoder, self.card.text_tokens
+        ids = torch.full((len(texts), most), tokenizer.pad_token_id)
+        known = torch.zeros_like(ids)
+        for row, text in enumerate(texts):
+            found = tokenizer(" ".join(text.split())).input_ids
+            if len(found) > most:
+                raise SpecError(f"{text!r} has {len(found)} tokens; this model takes {most}")
+            ids[row, : len(found)], known[row, : len(found)] = torch.tensor(found), 1
+        known = known.to(encoder.device)
+        hidden = encoder(ids.to(encoder.device), known).last_hidden_state
+        return cast("Tensor", hidden * known[:, :, None].to(hidden.dtype))
 
     @torch.no_grad()
     def condition(self, picture: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
@@ -140,10 +140,13 @@ class DreamModel:
         )
         return found[1].float(), embedding
 
-    def velocity(
+    def cleaned(
         self, noised: Tensor, level: Tensor, texts: Tensor, condition: Tensor, embedding: Tensor | None = None
     ) -> Tensor:
-        """Return the network's estimate of noise minus latent, ``(b, z, t, h, w)``, exactly as sampling asks for it.
+        """Return the network's estimate of the latent, ``(b, z, t, h, w)``, exactly as sampling asks for it.
+
+        Where the scheduler's `prediction_type` is "sample" the network says the latent itself (Li and He 2025: what
+        lies on a manifold fits through a narrow network, noise does not), else noise minus latent, as Wan's do.
 
         Args:
             noised: ``(b, z, t, h, w)``: (1 - level) latent + level noise.
@@ -169,8 +172,10 @@ class DreamModel:
                 encoder_hidden_states=texts.to(network.dtype),
                 encoder_hidden_states_image=None if embedding is None else embedding.to(network.dtype),
                 return_dict=False,
-            )[0]
-        return found.float()
+            )[0].float()
+        if self.pipeline.scheduler.config.get("prediction_type") == "sample":
+            return found
+        return noised - level[:, None, None, None, None] * found
 
     @torch.no_grad()
     def dream(

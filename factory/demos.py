@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from factory.errors import DemoError
 from factory.hdf5 import CheckedFile, Limits, open_checked
+from factory.isaac_states import order_of_file, reordered
 from factory.scene import SceneState
 
 Array = NDArray[np.float64]
@@ -51,7 +52,8 @@ class Demo:
         environment: the environment's name as written in the file.
         control_hz: rate of actions, when the file says it.
         actions: ``(T, a)``.
-        states: flat simulator states ``(T, n)`` or ``(T + 1, n)``: time, qpos, qvel; empty when not stored.
+        states: flat simulator states ``(T, n)`` or ``(T + 1, n)``: time, qpos, qvel; of Isaac Lab time, the action that
+            led there, and the scene's arrays, see `isaac_states`; empty when not stored.
         T_world_eef: end effector -> ``(T, 4, 4)``, when stored; likewise the next ones.
         T_world_eef_target: end effector -> ``(T, 4, 4)``.
         gripper: end effector -> ``(T, g)`` commands.
@@ -248,7 +250,7 @@ def _read_robomimic(f: CheckedFile, name: str) -> Demo:
 
 
 def _read_isaaclab(f: CheckedFile, name: str) -> Demo:
-    """Isaac Lab Mimic's annotated layout; its states are named arrays of another simulator and are not read."""
+    """Isaac Lab Mimic's annotated layout; states are named arrays, read where the start and all steps are stored."""
     base, info = f"data/{name}", f"data/{name}/obs/datagen_info"
     if not f.has_group(info):
         raise f.error(
@@ -263,6 +265,7 @@ def _read_isaaclab(f: CheckedFile, name: str) -> Demo:
         environment=_text(args.get("env_name")),
         control_hz=_isaaclab_rate(args),
         actions=actions,
+        states=_isaaclab_states(f, base, actions, _isaaclab_rate(args)),
         T_world_eef=_all(f, f"{info}/eef_pose", rows, _poses, required=True),
         T_world_eef_target=_all(f, f"{info}/target_eef_pose", rows, _poses, required=True),
         T_world_object=_all(f, f"{info}/object_pose", rows, _poses),
@@ -435,6 +438,32 @@ def _json(f: CheckedFile, attribute: str, base: str = "data") -> dict[str, Any]:
 
 def _env_args(f: CheckedFile) -> dict[str, Any]:
     return _json(f, "env_args")
+
+
+def _isaaclab_states(f: CheckedFile, base: str, actions: Array, rate: float | None) -> Array:
+    """Return ``(T + 1, n)`` flat states: time, the action that led there, the scene's arrays by name, w first."""
+    names = [name for name in _arrays_below(f, f"{base}/states") if f.has_array(f"{base}/initial_state/{name}")]
+    if not names:
+        return np.empty((0, 0))
+    order, rows = order_of_file(f.attribute("/", "format_version")), len(actions)
+    parts = [np.arange(rows + 1.0)[:, None] / (rate or 1.0), np.vstack([np.zeros(actions.shape[1]), actions])]
+    for name in names:
+        key = f"{base}/states/{name}"
+        first, later = f.array(f"{base}/initial_state/{name}"), f.array(key)
+        if first.shape != (1, *later.shape[1:]):
+            raise f.error(f"{base}/initial_state/{name}", f"has shape {first.shape} where the steps have {later.shape}")
+        path = np.concatenate([first, later])
+        flat = reordered(name, path, order, "wxyz").reshape(len(path), -1)
+        parts.append(_state_rows(flat, rows, f"{f.path}: {key!r}, after its initial state,"))
+    return np.concatenate(parts, axis=1)
+
+
+def _arrays_below(f: CheckedFile, key: str) -> list[str]:
+    """Return the paths of all arrays in a group and the groups in it, sorted."""
+    found: list[str] = []
+    for name in sorted(f.children(key)):
+        found += [name] if f.has_array(f"{key}/{name}") else [f"{name}/{r}" for r in _arrays_below(f, f"{key}/{name}")]
+    return sorted(found)
 
 
 def _isaaclab_rate(args: dict[str, Any]) -> float | None:

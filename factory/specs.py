@@ -564,6 +564,8 @@ class RenderSpec:
         camera_jitter_rad: standard deviation of their turn.
         codec: "h264" or "av1".
         extras: what is kept of every picture beside its colours: "segmentation", "depth"; see `extras`.
+        every: rows from one picture drawn to the next; rows between repeat it. More than 1 is for those who look at
+            every so many rows anyway, as video models do: drawing is most of what their data costs.
     """
 
     cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
@@ -575,8 +577,11 @@ class RenderSpec:
     camera_jitter_rad: float = 0.0
     codec: Literal["h264", "av1"] = "h264"
     extras: tuple[Extra, ...] = ()
+    every: int = 1
 
     def __post_init__(self) -> None:
+        if self.every < 1:
+            raise SpecError(f"a picture is drawn every {self.every} rows; expected 1 or more")
         if self.width % 2 or self.height % 2 or min(self.width, self.height) < 16:
             raise SpecError(f"image size {self.width}x{self.height}: both must be even and at least 16 (yuv420p video)")
         if len(set(self.cameras)) != len(self.cameras):

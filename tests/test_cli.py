@@ -78,7 +78,7 @@ def test_help_shows_an_example(verb: tuple[str, ...]) -> None:
 
 def test_the_verbs_are_those_the_manual_names() -> None:
     expected = {"tasks", "demos check", "generate", "export", "import", "inspect", "replay", "record-seeds", "record"}
-    expected |= {"bench", "warm", "serve", "dispatch", "migrate", "keys create", "keys list", "keys revoke"}
+    expected |= {"bench", "warm", "serve", "dispatch", "worker", "migrate", "keys create", "keys list", "keys revoke"}
     dreams = "data finetune train-idm train-latents frames propose generate judge label verify export mixture show run"
     expected |= {f"dream {verb}" for verb in (*dreams.split(), "control", "label-card")}
     assert {" ".join(verb) for verb in VERBS} == expected

@@ -19,7 +19,7 @@ from factory.errors import SpecError
 from tests.site import Site, bearer, open_site, problem
 from workers.generate import seeds_path
 
-SCOPES = ("read", "write", "admin")
+SCOPES = ("read", "write", "worker", "admin")
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import exists, or_
-from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, delete, select
 
 from api import jobs, leases
@@ -29,8 +27,6 @@ from workers.worker import remove_leftovers
 
 _log = logging.getLogger("factory.dispatcher")
 
-_AHEAD = 2
-"""Units a worker holds: the one in progress and one more, so that it never waits for us."""
 _TICK_S = 0.2
 """How long an idle loop waits; new jobs are noticed within it."""
 _LEASE_WORK_S = 2.0
@@ -49,14 +45,6 @@ _TIDY_S, _TIDY_OFTEN_S, _TIDY_OFTEN_FOR_S = 600.0, 2.0, 30.0
 """Leftovers of ended jobs are looked for seldom, and often just after one ended."""
 _ABANDONED_S = 86400.0
 """Nobody takes a day to put a file of demonstrations into the store."""
-
-
-_ANYTHING = sa_select(
-    or_(
-        exists().where(col(Job.status).in_(jobs.TRYING)),
-        exists().where(col(Unit.state) == "waiting"),
-    )
-)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -111,6 +99,7 @@ class Dispatcher:
         self._news_at = self._nothing_until = -math.inf
         self._deaths: list[_Death] = []
         self._speed: dict[str, float] = {}
+        self._working = 0
         self._tidy_often_until = 0.0
         self._storage_bad_since: float | None = None
         self._last: dict[str, float] = dict.fromkeys(("heartbeat", "storage", "tidy"), -math.inf)
@@ -290,7 +279,7 @@ class Dispatcher:
         """Give every worker that has room something to do."""
         if self._storage_bad_since is not None:
             return
-        hungry = [m for m in self._members.values() if len(m.held) < _AHEAD]
+        hungry = [m for m in self._members.values() if len(m.held) < leases.AHEAD]
         if not hungry or time.monotonic() < self._nothing_until:
             return
         # Where there was nothing for somebody, there is nothing until something is entered, or somebody asks for it.
@@ -299,7 +288,7 @@ class Dispatcher:
             return
         with self._database.transaction() as session:
             given = [(member, work) for member in hungry for work in self._lease_for(session, member)]
-        if len(given) == sum(_AHEAD - len(member.held) for member in hungry):
+        if len(given) == sum(leases.AHEAD - len(member.held) for member in hungry):
             self._nothing_until = -math.inf
         for member, work in given:
             if not member.held:
@@ -311,11 +300,11 @@ class Dispatcher:
     def _anything(self) -> bool:
         """Tell whether there may be work, without taking the writer's lock."""
         with self._database.reading() as session:
-            return bool(session.connection().execute(_ANYTHING).scalar())
+            return leases.anything(session)
 
     def _lease_for(self, session: Session, member: _Member) -> list[Work]:
         found: list[Work] = []
-        while len(member.held) + len(found) < _AHEAD:
+        while len(member.held) + len(found) < leases.AHEAD:
             # Only attempts are handed out in advance; a long unit must not wait behind another in one worker's queue.
             busy = [*member.held, *found]
             if any(work.kind != "simulate" for work in busy):
@@ -336,21 +325,10 @@ class Dispatcher:
         return found
 
     def _size(self, job: Job) -> int:
-        """Return how many attempts to hand out together; few while a job is new, slow, or nearly done.
-
-        Environments in lock step are filled from the start: one alone takes as long as all of them.
-        """
-        spec = jobs.spec_of(job)
-        left = (spec.episodes - job.succeeded) if spec.episodes is not None else spec.limit - job.attempted
-        if spec.environments > 1:
-            return leases.lock_step_size(spec, left)
+        """Return how many attempts to hand out together; few while a job is new, slow, or nearly done."""
         seconds = self._speed.get(job.id)
-        if seconds is None:
-            return 1
-        size = min(_MOST_AT_ONCE, max(1, round(_LEASE_WORK_S / max(seconds, 1e-6))))
-        if size == 1:
-            return size
-        return max(1, min(size, left // (_AHEAD * max(1, len(self._members)))))
+        wanted = 1 if seconds is None else min(_MOST_AT_ONCE, max(1, round(_LEASE_WORK_S / max(seconds, 1e-6))))
+        return leases.range_size(job, wanted=wanted, workers=max(len(self._members), self._working))
 
     # --- now and then -------------------------------------------------------------------------------------------------
 
@@ -379,6 +357,7 @@ class Dispatcher:
                 if jobs.overdue(session, job):
                     self._drop_job(job.id)
             leases.report(session, [self._row_of(member) for member in self._members.values()])
+            self._working = leases.working(session)
         if not self._answers and not self._deaths:
             self._storage_bad_since = None
         self._drop_lost()

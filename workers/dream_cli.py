@@ -57,6 +57,9 @@ def data(
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")] = 0,
     views: Views = "dream_view",
     size: Pixels = 64,
+    every: Annotated[
+        int, typer.Option(min=1, help="Rows from one picture drawn to the next; a video model's stride saves the rest.")
+    ] = 1,
     held_out: Annotated[bool, typer.Option(help="Only the tasks that models are not trained on.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     as_json: AsJson = False,
@@ -73,7 +76,7 @@ def data(
         episodes=episodes,
         out=out,
         generation=GenerationSpec(variant=variant, seed=seed, use_symmetry=True, paced_bridge=True),
-        render=RenderSpec(cameras=_names(views), width=size, height=size, preset="fast"),
+        render=RenderSpec(cameras=_names(views), width=size, height=size, preset="fast", every=every),
         workers=workers,
     )
     with progress_of("episodes", quiet=as_json) as said:

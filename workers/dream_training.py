@@ -69,8 +69,8 @@ class VideoTraining:
             raise SpecError("an adaptation adapts a model: give --model FOLDER with --lora RANK")
 
 
-_LATENT = {"tiny": 16, "small": 32, "base": 48}
-"""Numbers of a latent pixel, by size: a token of the network shows four of them and should not be narrower."""
+_LATENT = {"tiny": 16, "small": 64, "base": 96}
+"""Numbers of a latent pixel, by size. Pictures of a Panda's tabletop at 64 px then have 25 and 27 dB."""
 
 
 def train_video(asked: VideoTraining) -> dict[str, Any]:
@@ -96,7 +96,8 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
         codec = fit_codec((clip.frames for clip in used), z_dim=_LATENT[asked.size])
         made = new_model(
             fresh, size=asked.size, codec=codec, time=clips[0].time, grid=asked.grid,
-            embodiment=clips[0].embodiment, seed=asked.seed, trained_on=said,
+            embodiment=clips[0].embodiment, seed=asked.seed,
+            sentences={clip.instruction for clip in used}, trained_on=said,
         )  # fmt: skip
         opened = open_model(fresh, device=asked.device) if asked.device != "cpu" else made
     schedule = Schedule(steps=asked.steps, batch=asked.batch, rate=asked.rate, seed=asked.seed, mean=0.999)

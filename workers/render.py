@@ -27,15 +27,19 @@ if TYPE_CHECKING:
 def render_info(spec: RenderSpec) -> dict[str, Any]:
     """Return the settings of a rendering as `add_clips` stores them; their digest names the clips' folder."""
     info = asdict(spec) | {"cameras": list(spec.cameras), "extras": list(spec.extras)}
+    # A rendering is called what it was before there were any of these.
     if not spec.extras:
-        del info["extras"]  # a rendering is called what it was before there were any
+        del info["extras"]
+    if spec.every == 1:
+        del info["every"]
     return info
 
 
 def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
     """Draw one episode with an open renderer and commit its clips; returns its number of rows.
 
-    Row t shows the state before action t, so the state after the last action is not drawn.
+    Row t shows the state before action t, so the state after the last action is not drawn; with `RenderSpec.every` it
+    shows that before the last action which was drawn.
     """
     from sim_tasks.backends.rendering import visual_stream  # noqa: PLC0415 - see open_renderer
 
@@ -46,7 +50,7 @@ def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
             f"{shard}: has states {sorted(episode.sim_states)} at {episode.control_hz} Hz; rendering needs recorded "
             "simulator states at a whole number of rows per second"
         )
-    states = {name: values[:rows] for name, values in episode.sim_states.items()}
+    states = {name: values[: rows : spec.every] for name, values in episode.sim_states.items()}
     overrides = episode.start.overrides if episode.start else {}
     with staging(shard / "drawing") as folder, ExitStack() as open_files:
         writers = {
@@ -62,11 +66,13 @@ def render_shard(renderer: EpisodeRenderer, shard: Path) -> int:
             for kind in spec.extras
             for name in spec.cameras
         }
-        for images, layers in renderer.pictures(states, overrides, visual_stream=visual_stream(spec, episode.index)):
-            for name, image in images.items():
-                writers[name].write(image)
-            for key, layer in layers.items():
-                beside[key].write(layer)
+        drawn = renderer.pictures(states, overrides, visual_stream=visual_stream(spec, episode.index))
+        for number, (images, layers) in enumerate(drawn):
+            for _ in range(min(spec.every, rows - number * spec.every)):
+                for name, image in images.items():
+                    writers[name].write(image)
+                for key, layer in layers.items():
+                    beside[key].write(layer)
         clips = {name: writer.finish() for name, writer in writers.items()}
         finished = [writer.finish() for writer in beside.values()]
         add_clips(shard, clips, render_info(spec), finished, renderer.about)
