@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from api import jobs, tables
+from api import dreams, jobs, tables
 from api.database import now
 from api.estimates import Estimate, estimate
 from api.leases import LEASE_S
@@ -79,6 +80,19 @@ class Failure(BaseModel):
     words: str
 
 
+class DreamCounts(BaseModel):
+    """How far a job of dreams is."""
+
+    stage: str
+    stages: list[str]
+    share: float
+    models: dict[str, str]
+    exported: list[str]
+    passed: dict[str, int]
+    verdicts: dict[str, int]
+    tiers: dict[str, int]
+
+
 class Job(BaseModel):
     """A request for trajectories and what became of it.
 
@@ -95,13 +109,16 @@ class Job(BaseModel):
         executor: the runtime fingerprint of who ran it.
         refused: one sentence for each demo that cannot be a source.
         estimate: of a pilot that has ended.
+        dreams: of a job of dreams: the stage it is in, what share of it is done, its models, how many dreams have
+            passed which stage, and how many there are of each verdict and tier. Of such a job attempts are dreams that
+            were carried out, and successes those that came true.
         run_again_on_cpu: of a job of a statistical backend: how many of its episodes were run again on the CPU, how
             many agreed, and the 95 % interval of that share.
     """
 
     object: Literal["job"] = "job"
     id: str
-    purpose: Literal["generate", "estimate", "export"]
+    purpose: Literal["generate", "estimate", "export", "dream"]
     name: str
     status: jobs.State
     task: str
@@ -138,6 +155,39 @@ class Job(BaseModel):
     reproduce: Reproduce | None = Field(default=None, description="Null in lists.")
     estimate: Estimate | None = None
     run_again_on_cpu: dict[str, Any] | None = None
+    dreams: DreamCounts | None = None
+
+
+class Dream(BaseModel):
+    """One dream of a job, as far as its stages have come.
+
+    Attributes:
+        stage: the last one that it has passed.
+        verdict: accept, reject, abstain, error or not_judged; `judgement` has the evidence.
+        tier: executed_success, executed_failure, not_replayable or not_tried; `verification` says why.
+        confidence: mean confidence of its labels, 0 to 1.
+        film: address of what was dreamt; null until then. Likewise first_frame.
+        twins: camera -> address of what the simulator did in its place.
+    """
+
+    object: Literal["dream"] = "dream"
+    index: int
+    job_id: str
+    instruction: str
+    frame: str
+    task: str
+    seed: int
+    stage: str
+    verdict: str
+    tier: str
+    confidence: float | None
+    judgement: dict[str, Any] | None
+    verification: dict[str, Any] | None
+    record: dict[str, Any]
+    first_frame: str | None
+    film: str | None
+    twins: dict[str, str]
+    updated_at: float
 
 
 class Event(BaseModel):
@@ -340,6 +390,8 @@ def of_job(session: Session, row: tables.Job, *, base_url: str = "") -> Job:
     job.failure_breakdown = [Failure(**failure) for failure in jobs.failures(session, row)]
     job.spec, job.executor, job.refused = row.spec, row.executor, row.refused
     job.reproduce = reproduce(row, spec, base_url)
+    if row.purpose == "dream":
+        job.dreams = _dream_counts(session, row)
     if row.purpose == "estimate" and row.status in jobs.FINAL and row.attempted:
         job.estimate = estimate_of(session, row)
     return job
@@ -387,6 +439,8 @@ def progress_of(row: tables.Job) -> float:
     """Return how much of its present stage a job has done, 0 to 1; 1 once it has ended."""
     if row.status in jobs.FINAL or row.status == "finalizing":
         return 1.0
+    if row.purpose == "dream":
+        return dreams.progress(row)
     if row.status == "rendering":
         return row.rendered / row.to_render if row.to_render else 0.0
     target, limit = row.spec.get("episodes"), row.spec.get("attempts") or row.spec["max_attempts"]
@@ -394,6 +448,8 @@ def progress_of(row: tables.Job) -> float:
 
 
 def _eta_s(row: tables.Job, ran_s: float, at: float) -> float | None:
+    if row.purpose == "dream":
+        return None
     if row.status == "rendering" and row.rendered:
         return (row.to_render - row.rendered) * (at - row.state_times["rendering"]) / row.rendered
     if row.status != "running" or not row.attempted or ran_s <= 0:
@@ -441,6 +497,37 @@ def of_attempt(row: tables.Attempt, clips: dict[str, Any]) -> Attempt:
             "start_poses": record.get("start_poses", {}),
             "clip": clips.get(f"attempt_{row.idx}"),
         }
+    )
+
+
+def _dream_counts(session: Session, row: tables.Job) -> DreamCounts:
+    counts, said = dreams.counts(session, row.id), row.result or {}
+    return DreamCounts(
+        stage=dreams.stage_of(row),
+        stages=list(dreams.asked_of(row).stages),
+        share=min(1.0, said.get("done", 0) / max(1, said.get("of", 1))),
+        models=said.get("models", {}),
+        exported=sorted(said.get("exported", ())),
+        passed=counts["stage"],
+        verdicts=counts["verdict"],
+        tiers=counts["tier"],
+    )
+
+
+def of_dream(row: tables.Dream) -> Dream:
+    """Return a dream, with the addresses of its films."""
+    record, address = row.record, f"/v1/jobs/{row.job_id}/dreams/{row.idx}/film"
+    shown = "film" in record
+    cameras: list[str] = record.get("twin", {}).get("cameras", [])
+    return Dream(
+        **row.model_dump(exclude={"idx", "record"}),
+        index=row.idx,
+        judgement=record.get("judgement"),
+        verification=record.get("verification"),
+        record={name: value for name, value in record.items() if name not in ("judgement", "verification")},
+        first_frame=f"{address}?show=first" if shown else None,
+        film=f"{address}?show=dream" if shown else None,
+        twins={camera: f"{address}?show=twin&camera={quote(camera)}" for camera in cameras},
     )
 
 

@@ -20,7 +20,7 @@ from api.gate import Gate
 from api.keys import Limits
 from api.live import Live
 from api.metrics import Metrics
-from api.routes import datasets, files, health, keys, sending, tasks, watching, webhooks, workers
+from api.routes import blobs, datasets, dreams, files, health, keys, leases, sending, tasks, watching, webhooks, workers
 from api.routes import jobs as job_routes
 from api.sandbox import Sandbox
 from api.settings import Settings
@@ -76,7 +76,21 @@ def create_app(settings: Settings, database: Database, store: Store) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
-    for routes in (files, tasks, job_routes, watching, datasets, sending, workers, keys, webhooks, health):
+    for routes in (
+        files,
+        tasks,
+        job_routes,
+        dreams,
+        watching,
+        datasets,
+        sending,
+        workers,
+        leases,
+        blobs,
+        keys,
+        webhooks,
+        health,
+    ):
         app.include_router(routes.router)
     _add_pages(app)
     methods = _Methods(app)

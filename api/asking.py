@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -52,26 +52,14 @@ def enter(service: Service, asked: JobRequest, caller: Caller, *, name: str | No
             file cannot be used, 429 or 403 a quota is used up.
         SpecError: the task or variant does not exist, or settings contradict each other.
     """
-    if name is not None and not _NAME.fullmatch(name):
-        raise ServiceError(
-            "Idempotency-Key is empty or not plain ASCII",
-            status=400,
-            code="bad_idempotency_key",
-            field="Idempotency-Key",
-            found=name,
-            allowed="1 to 255 visible ASCII characters",
-        )
     body = hashlib.sha256(json_bytes([purpose, asked.model_dump(mode="json")])).hexdigest()
-    with _in_progress(service, caller, name):
-        if name is not None and (job := _replayed(service, caller, name, body)):
-            return Entered(job=job, replayed=True)
+
+    def begin() -> Callable[[Session], Job]:
         shipped = () if asked.files else (shipped_source(service.store, _task(asked)),)
-        with service.database.transaction() as session:
-            # Another process may have entered it since.
-            if name is not None and (job := _known(session, caller, name, body)):
-                return Entered(job=job, replayed=True)
+
+        def make(session: Session) -> Job:
             wanted = asked.spec(shipped or uploaded_sources(session, asked.files, _task(asked)))
-            _check_limit(service, wanted)
+            check_limit(service, wanted)
             spec = _pilot(wanted, asked.pilot) if isinstance(asked, EstimateRequest) else wanted
             check_jobs(session, caller, spec.limit)
             job = jobs.create(
@@ -86,6 +74,47 @@ def enter(service: Service, asked: JobRequest, caller: Caller, *, name: str | No
             )
             if purpose == "estimate":
                 job.result = {"wanted": wanted.to_json()}
+            return job
+
+        return make
+
+    return once(service, caller, name=name, body=body, begin=begin)
+
+
+def once(
+    service: Service, caller: Caller, *, name: str | None, body: str, begin: Callable[[], Callable[[Session], Job]]
+) -> Entered:
+    """Enter a job, or return the one that the same named request made before.
+
+    Args:
+        service: the open service.
+        caller: who asks.
+        name: value of the Idempotency-Key header, None when there is none.
+        body: digest of the request.
+        begin: called for a new request; returns what enters the job in a transaction.
+
+    Raises:
+        ServiceError: 400 the name is none, 409 a request of this name is in progress, 422 it was another request; and
+            what `begin` raises.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise ServiceError(
+            "Idempotency-Key is empty or not plain ASCII",
+            status=400,
+            code="bad_idempotency_key",
+            field="Idempotency-Key",
+            found=name,
+            allowed="1 to 255 visible ASCII characters",
+        )
+    with _in_progress(service, caller, name):
+        if name is not None and (job := _replayed(service, caller, name, body)):
+            return Entered(job=job, replayed=True)
+        make = begin()
+        with service.database.transaction() as session:
+            # Another process may have entered it since.
+            if name is not None and (job := _known(session, caller, name, body)):
+                return Entered(job=job, replayed=True)
+            job = make(session)
             if name is not None:
                 _remember(session, caller, name, body, job)
             session.flush()
@@ -115,7 +144,8 @@ def _task(asked: JobRequest) -> str:
     return task.name
 
 
-def _check_limit(service: Service, spec: JobSpec) -> None:
+def check_limit(service: Service, spec: JobSpec) -> None:
+    """Raise ServiceError 422 when a job may make more attempts than the service allows."""
     most = service.settings.max_attempts
     if spec.limit > most:
         raise ServiceError(

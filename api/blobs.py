@@ -139,7 +139,7 @@ def _wrong(status: int, code: str, message: str, found: object, allowed: object 
 
 def place_model(service: Service, job_id: str, sha256: str) -> None:
     """Put a scene into the store, once. Raises ServiceError 409 `missing_blobs` when it has not been sent."""
-    key = model_key(job_id, sha256)
+    key = model_key(job_id, _hash(sha256))
     if service.store.exists(key):
         return
     _all_there(service, job_id, [sha256])
@@ -253,11 +253,14 @@ def _copy(blob: Path, place: Path) -> None:
 
 def _all_there(service: Service, job_id: str, hashes: Sequence[str]) -> None:
     folder = area(service, job_id)
-    wrong = [sha256 for sha256 in hashes if not re.fullmatch(r"[0-9a-f]{64}", str(sha256))]
-    if wrong:
-        raise _no_shard(f"{str(wrong[0])[:80]!r} is not a SHA-256")
-    if missing := [sha256 for sha256 in hashes if not arrived(folder, sha256)[1]]:
+    if missing := [sha256 for sha256 in hashes if not arrived(folder, _hash(sha256))[1]]:
         raise _missing(missing)
+
+
+def _hash(text: object) -> str:
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise _no_shard(f"{str(text)[:80]!r} is not a SHA-256")
+    return text
 
 
 def _missing(hashes: list[str]) -> ServiceError:

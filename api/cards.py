@@ -38,12 +38,40 @@ def dataset_card(
         failures: as `api.jobs.failures` has them.
     """
     parts = [
-        _front(dataset, task),
+        _front(dataset, task.name),
         f"# {dataset.name or task.name}\n\n{task.instruction[:1].upper()}{task.instruction[1:]}\n",
         _origin(dataset, spec, task),
         _facts(dataset, job, spec, info),
         _features(info),
         _failures(failures, job),
+        _provenance(dataset, job, spec),
+        _LICENCE,
+        _use(info),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+_DREAMT = {
+    "labelled": "Pictures were imagined by a video model; actions were read from them, or are true where the simulator "
+    "carried the dream out and it came true.",
+    "latent": "Pictures were imagined by a video model; actions are latent ones, read from them.",
+    "twin": "Dreams that came true, as the simulator drew them: true states, true actions.",
+}
+"""What a dataset of dreams holds, by its kind."""
+
+
+def dream_card(dataset: Dataset, job: Job, spec: JobSpec, *, info: Mapping[str, Any]) -> str:
+    """Return the text of the card of a dataset of dreams; arguments as of `dataset_card`."""
+    models: Mapping[str, str] = (job.result or {}).get("models", {})
+    origin = [f"| {kind} model | `{name}` |" for kind, name in sorted(models.items())]
+    parts = [
+        _front(dataset, str(dataset.facts["task"])),
+        f"# {dataset.name}\n\n{dataset.episodes} dreams. {_DREAMT[dataset.facts['dreams']]} The columns "
+        "`annotation.state_source`, `annotation.action_source`, `annotation.tier` and `annotation.verdict` say of each "
+        "row what is known.\n",
+        _facts(dataset, job, spec, info),
+        "\n".join(["## Models", "", "| | |", "|---|---|", *origin, ""]),
+        _features(info),
         _provenance(dataset, job, spec),
         _LICENCE,
         _use(info),
@@ -59,9 +87,9 @@ def _origin(dataset: Dataset, spec: JobSpec, task: TaskSpec) -> str:
     )
 
 
-def _front(dataset: Dataset, task: TaskSpec) -> str:
+def _front(dataset: Dataset, task: str) -> str:
     lines = ["---", "license: apache-2.0", "task_categories:", "- robotics", "tags:"]
-    tags = [*(["LeRobot"] if dataset.kind == "lerobot" else []), "robotics", "simulation", "synthetic", task.name]
+    tags = [*(["LeRobot"] if dataset.kind == "lerobot" else []), "robotics", "simulation", "synthetic", task]
     lines += [f"- {tag}" for tag in tags]
     if dataset.kind == "lerobot":
         lines += ["configs:", "- config_name: default", "  data_files: data/*/*.parquet"]

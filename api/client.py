@@ -74,6 +74,24 @@ class Client:
         """
         return self._named("/v1/jobs", asked, name_once)
 
+    def create_dreams(self, *, name_once: str | None = None, **asked: Any) -> answers.Job:
+        """Have episodes dreamt; arguments are the fields of `api.dream_requests.DreamRequest`.
+
+        The job that this returns is waited for, paused and cancelled like any other.
+        """
+        return self._named("/v1/dreams", asked, name_once)
+
+    def dreams(self, job_id: str, **query: Any) -> Iterator[answers.Dream]:
+        """Yield the dreams of a job by number; `tier` and `verdict` narrow them as of `GET /v1/jobs/{id}/dreams`."""
+        after = -1
+        while True:
+            params = _given({**query, "after": after})
+            page = self.get(f"/v1/jobs/{_part(job_id)}/dreams", answers.Page[answers.Dream], params=params)
+            yield from page.data
+            if not page.has_more:
+                return
+            after = page.data[-1].index
+
     def estimate(self, *, name_once: str | None = None, **asked: Any) -> answers.Job:
         """Try a job's first attempts; wait for the job that this returns, then read its `estimate`."""
         return self._named("/v1/jobs:estimate", asked, name_once)
@@ -271,13 +289,38 @@ class Client:
                 time.sleep(0.25 * 2**lost)
         raise AssertionError("unreachable")
 
-    def ask(self, method: str, path: str, kind: type[T], **options: Any) -> T:
-        """Return the object that a request is answered with."""
+    def head(self, path: str, **options: Any) -> Mapping[str, str]:
+        """Return the headers that a path answers with."""
+        return self._answer("HEAD", path, **options).headers
+
+    def send(self, path: str, **options: Any) -> None:
+        """Send something to a path that answers with nothing."""
+        self._answer("POST", path, **options)
+
+    def read_into(self, path: str, place: Path, **options: Any) -> None:
+        """Write what a path answers with to a file, from where the file ends."""
+        size = place.stat().st_size if place.exists() else 0
+        headers = {**options.pop("headers", {}), "Range": f"bytes={size}-"} if size else options.pop("headers", {})
+        try:
+            with self._http.stream("GET", path, headers=headers, **options) as response:
+                _checked(response)
+                with place.open("ab" if response.status_code == 206 else "wb") as target:
+                    for block in response.iter_bytes():
+                        target.write(block)
+        except httpx.TransportError as error:
+            raise StorageError(f"{self.server} cannot be reached: {error or type(error).__name__}") from error
+
+    def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx.TransportError as error:
             raise StorageError(f"{self.server} cannot be reached: {error or type(error).__name__}") from error
         _checked(response)
+        return response
+
+    def ask(self, method: str, path: str, kind: type[T], **options: Any) -> T:
+        """Return the object that a request is answered with."""
+        response = self._answer(method, path, **options)
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:

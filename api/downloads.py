@@ -22,6 +22,8 @@ from api.tables import Dataset, DatasetFile, Job, Unit
 from factory.errors import ServiceError
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_KINDS: Mapping[str, str] = {"mp4": "video/mp4", "png": "image/png"}
+"""What browsers show."""
 _BLOCK = 512
 """Tar archives are made of blocks of this size."""
 
@@ -86,7 +88,7 @@ def whole_or_part(store: Store, key: str, file: DatasetFile, request: Request) -
         ServiceError: 416, there are no such bytes.
         StorageError: the file is not in the store.
     """
-    kind = "video/mp4" if file.path.endswith(".mp4") else "application/octet-stream"
+    kind = _KINDS.get(file.path.rpartition(".")[2], "application/octet-stream")
     name = file.path.rsplit("/", 1)[-1]
     pieces: list[_Piece] = [_Stored(key=key, bytes=file.bytes)]
     return _answer(store, pieces, request, etag=file.sha256, name=name, media_type=kind)

@@ -118,7 +118,8 @@ class DreamSpec:
 
 def dream_spec_from_json(value: Mapping[str, Any]) -> DreamSpec:
     """Return a specification from its JSON form."""
-    return DreamSpec(**{**value, "tasks": tuple(value["tasks"])})
+    fields: dict[str, Any] = {**value, "tasks": tuple(value["tasks"])}
+    return DreamSpec(**fields)
 
 
 def _check_model(field: str, name: str, *, needed: bool) -> None:

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from sqlalchemy import case, delete, exists, func, insert, or_, update
 from sqlalchemy import select as sa_select
@@ -126,7 +126,7 @@ def lease(
     prefer: str | None = None,
     avoid: frozenset[str] = frozenset(),
     attempts_only: bool = False,
-    only: Collection[Kind] = tuple(CAPABILITIES),
+    only: Collection[Kind] = get_args(Kind),
     lease_s: float = LEASE_S,
 ) -> Work | None:
     """Return the most urgent piece of work for a worker, or None when there is none.
@@ -691,6 +691,16 @@ def give_back(session: Session, units: Sequence[tuple[int, int]]) -> None:
         unit = session.get(Unit, number, with_for_update=True)
         if unit is not None and unit.epoch == epoch and unit.state == "leased":
             _give_back(session, number)
+
+
+def unable(session: Session, unit_id: int, epoch: int, *, message: str) -> None:
+    """Give back a unit that one machine cannot do and others may be able to, and tell so."""
+    unit = session.get(Unit, unit_id, with_for_update=True)
+    if unit is None or unit.epoch != epoch or unit.state != "leased":
+        return
+    if unit.job_id:
+        jobs.tell(session, jobs.get(session, unit.job_id, lock=True), "worker.unable", {"message": message})
+    _give_back(session, unit_id)
 
 
 def died(session: Session, work: Work, *, at_index: int | None, how: str, began: bool = True) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from api.dream_requests import request_of as dream_request_of
 from api.requests import request_of
 from api.specs import JobSpec
 from api.tables import Job
@@ -55,6 +56,8 @@ _SWITCHES = {
 
 def reproduce(job: Job, spec: JobSpec, base_url: str) -> Reproduce:
     """Return how to ask for a job again at the service `base_url`."""
+    if spec.dream is not None:
+        return _of_dreams(spec, base_url)
     asked = request_of(spec, job.file_ids)
     body = shlex.quote(json.dumps(asked, ensure_ascii=False))
     url = f"{base_url.rstrip('/') or 'http://127.0.0.1:8000'}/v1/jobs"
@@ -65,6 +68,14 @@ def reproduce(job: Job, spec: JobSpec, base_url: str) -> Reproduce:
         request=asked,
         note=f"The command line has no option for {', '.join(missing)}." if missing else "",
     )
+
+
+def _of_dreams(spec: JobSpec, base_url: str) -> Reproduce:
+    asked = dream_request_of(spec.dream, max_wall_s=spec.max_wall_s) if spec.dream else {}
+    body = shlex.quote(json.dumps(asked, ensure_ascii=False))
+    curl = f"curl -X POST {base_url.rstrip('/')}/v1/dreams -H 'Content-Type: application/json' -d {body}"
+    note = "On the command line `factory dream run` does the same stages in a folder of its own."
+    return Reproduce(command=curl, curl=curl, request=asked, note=note)
 
 
 def _command(spec: JobSpec, asked: dict[str, Any], *, has_files: bool) -> tuple[str, list[str]]:

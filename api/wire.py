@@ -28,6 +28,7 @@ MOST_ANSWERS = 128
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 WorkerId = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
+HostName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 Line = Annotated[str, StringConstraints(max_length=500)]
 _Short = Annotated[str, StringConstraints(max_length=200)]
 _Number = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
@@ -70,7 +71,7 @@ def _release(version: str) -> tuple[int, ...]:
 class Joining(Body):
     """A machine that offers its workers."""
 
-    host: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
+    host: HostName
 
 
 class Joined(BaseModel):
@@ -188,6 +189,7 @@ class Beat(Body):
     """A sign of life. Units that are leased to the owner and not named in `holds` are given to others."""
 
     owner: Id
+    host: HostName
     holds: Annotated[tuple[Held, ...], Field(max_length=4096)] = ()
     workers: Annotated[tuple[State, ...], Field(max_length=256)] = ()
 
@@ -296,16 +298,14 @@ class DrawnAnswer(Held):
         )
 
 
-class FailedAnswer(Held):
-    """See `api.messages.Failed`."""
+class UnableAnswer(Held):
+    """A worker cannot do a unit; see `api.messages.Failed`.
 
-    said: Literal["failed"] = "failed"
-    cause: Literal["request", "storage", "defect"]
+    It may lack what others have, so the job does not end by it: the unit goes to somebody else and the job tells of it.
+    """
+
+    said: Literal["unable"] = "unable"
     message: Annotated[str, StringConstraints(max_length=4000)]
-
-    def answer(self) -> Failed:
-        """Return it as the executor contract knows it."""
-        return Failed(unit=self.unit, epoch=self.epoch, cause=self.cause, message=self.message)
 
 
 class Death(Held):
@@ -317,7 +317,7 @@ class Death(Held):
     began: bool = True
 
 
-WireAnswer = Annotated[OpenedAnswer | AttemptAnswer | DrawnAnswer | FailedAnswer, Field(discriminator="said")]
+WireAnswer = Annotated[OpenedAnswer | AttemptAnswer | DrawnAnswer | UnableAnswer, Field(discriminator="said")]
 
 
 class Answers(Body):
@@ -354,7 +354,7 @@ def wire_answer(answer: Answer, *, worker: str, clips_sha256: str = "") -> dict[
         about = {name: getattr(answer, name) for name in ("job_id", "index", "frames", "seconds", "bytes")}
         return {"said": "drawn", **lease, **about, "clips_sha256": clips_sha256}
     if isinstance(answer, Failed):
-        return {"said": "failed", **lease, "cause": answer.cause, "message": answer.message[-4000:]}
+        return {"said": "unable", **lease, "message": answer.message[-4000:]}
     if isinstance(answer, AttemptDone):
         about = {name: getattr(answer, name) for name in ("job_id", "shard_sha256", "shard_bytes", "seconds")}
         return {"said": "attempt", **lease, **about, **vars(answer.record), "worker": worker}

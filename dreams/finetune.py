@@ -1,9 +1,9 @@
 """Teaches a video model the episodes of a dataset: all of its weights, or a low-rank adaptation of them.
 
 Flow matching (Lipman et al. 2023; Liu et al. 2023, rectified flow): at noise level s the network sees
-(1 - s) latent + s noise; the loss is that of noise - latent, whichever of the two it says. Levels are logit-normal and shifted towards noise (Esser et al.
-2024, section 3.1 and equation 23). Where the first picture enters as a clean latent it is clean here too, at level 0
-and out of the loss: a network that saw it noised would not know it when sampling.
+(1 - s) latent + s noise; the loss is that of noise - latent, whichever of the two it says. Levels are logit-normal and
+shifted towards noise (Esser et al. 2024, section 3.1 and equation 23). Where the first picture enters as a clean latent
+it is clean here too, at level 0 and out of the loss: a network that saw it noised would not know it when sampling.
 """
 
 from __future__ import annotations

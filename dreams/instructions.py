@@ -11,6 +11,7 @@ from factory.errors import SpecError
 
 _ARTICLE = re.compile(r"^(the|a|an)(\s+|$)", re.IGNORECASE)
 _MOST_LETTERS = 60
+_SENTENCE = re.compile(r"^Pick up the (?P<thing>.+?) (?P<source>from .+?) and place it (?P<target>.+)\.$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,14 @@ class Instruction:
     def key(self) -> tuple[str, str]:
         """What two instructions that ask for the same have in common: thing and target, in small letters."""
         return self.thing.lower(), self.target.lower()
+
+
+def read(text: str) -> Instruction:
+    """Return the instruction whose `text` this is. Raises SpecError for another sentence."""
+    found = _SENTENCE.match(text)
+    if found is None:
+        raise SpecError(f"{text!r} is not of the form 'Pick up the THING from SOMEWHERE and place it SOMEWHERE.'")
+    return Instruction(**found.groupdict())
 
 
 def distinct(instructions: Iterable[Instruction]) -> list[Instruction]:

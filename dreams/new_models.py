@@ -54,7 +54,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size(width=32, layers=2, text_width=32, text_layers=1),  # for trying a road out: learns next to nothing
-    "small": Size(width=192, layers=6, text_width=128, text_layers=2),  # trains on a CPU
+    "small": Size(width=128, layers=6, text_width=128, text_layers=2),  # trains on a CPU
     "base": Size(width=256, layers=10, text_width=192, text_layers=3),  # trains on a GPU in minutes
 }
 

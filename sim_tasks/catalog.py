@@ -21,6 +21,9 @@ from sim_tasks.tasks import (
     gr1_coffee,
     gr1_pick_place,
     gr1_pouring,
+    isaac_gr1_nut_pouring,
+    isaac_gr1_pick_place,
+    isaac_stack,
     lift,
     square,
     stack,
@@ -60,6 +63,13 @@ TASKS: Mapping[str, TaskSpec] = {
     "gr1_coffee": gr1_coffee.TASK,
 }
 
+ISAAC_TASKS: Mapping[str, TaskSpec] = {
+    "isaac_stack": isaac_stack.TASK,
+    "isaac_gr1_pick_place": isaac_gr1_pick_place.TASK,
+    "isaac_gr1_nut_pouring": isaac_gr1_nut_pouring.TASK,
+}
+"""Tasks of Isaac Lab: only a worker with the capability "isaac" can open them. `find_task` finds them."""
+
 FAMILIES: Mapping[str, Mapping[str, TaskSpec]] = {
     "gr1_pick_place": gr1_pick_place.COMBINATIONS,
     "tabletop": tabletop.COMBINATIONS,
@@ -77,15 +87,15 @@ def find_task(name: str, robot: str = "") -> TaskSpec:
     """
     if robot:
         return task_for_robot(find_task(name), find_robot(robot), STATIONS.get(robot))
-    if name in TASKS:
-        return TASKS[name]
+    if name in TASKS or name in ISAAC_TASKS:
+        return TASKS.get(name) or ISAAC_TASKS[name]
     family = FAMILIES.get(family_of(name), {})
     if name in family:
         return family[name]
     tasks, problems = _plugged_in()
     if name in tasks:
         return tasks[name]
-    raise SpecError(" ".join([unknown_name("task", name, [*TASKS, *tasks, *family]), *problems]))
+    raise SpecError(" ".join([unknown_name("task", name, [*TASKS, *ISAAC_TASKS, *tasks, *family]), *problems]))
 
 
 def views_of(name: str, robot: str = "") -> tuple[str, ...]:
@@ -124,7 +134,7 @@ def _plugged_in() -> tuple[dict[str, TaskSpec], tuple[str, ...]]:
             offers.setdefault(task.name, []).append((point, task))
     tasks: dict[str, TaskSpec] = {}
     for name, offered in offers.items():
-        if name in TASKS:
+        if name in TASKS or name in ISAAC_TASKS:
             problems += [_problem(point, f"the name {name!r} belongs to a shipped task") for point, _ in offered]
         elif len(offered) > 1:
             # Which of the two was meant cannot be known, and the order of installation must not decide.

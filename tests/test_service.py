@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ SMALL = {"cameras": ["agentview"], "width": 64, "height": 64, "preset": "fast"}
 class Served:
     """A running `factory serve`."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, options: Sequence[str] = ("--workers", "1")) -> None:
+        self.options = options
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -46,7 +47,7 @@ class Served:
     def start(self) -> None:
         command = [sys.executable, "-m", "workers", "serve", "--port", str(self.port), "--data", str(self.data)]
         log = (self.data.parent / "serve.log").open("ab")
-        self.process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True)
+        self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log, start_new_session=True)
         self.until(self._healthy, "the service to answer")
 
     def _healthy(self) -> bool:

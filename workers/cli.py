@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast
 
@@ -57,14 +58,15 @@ def tasks(
     as_json: AsJson = False,
 ) -> None:
     """List the tasks: what they are, their variants, subtasks and clearances."""
-    from sim_tasks.catalog import all_tasks, plugin_problems
+    from sim_tasks.catalog import ISAAC_TASKS, all_tasks, plugin_problems
     from workers import printing
 
-    known = all_tasks()
+    drawn = all_tasks()
+    known = {**drawn, **ISAAC_TASKS}
     if pictures is not None:
         from workers.pictures import contact_sheet
 
-        contact_sheet(list(known.values()), pictures)
+        contact_sheet(list(drawn.values()), pictures)
     if as_json:
         say([printing.task_facts(task) for task in known.values()])
     else:
@@ -469,6 +471,59 @@ def dispatch(
     )
 
 
+@app.command(epilog="Example: factory worker --server https://factory.example.org --key-file ~/.factory-key --slots 8")
+@sentences
+def worker(
+    *,
+    server: Annotated[
+        str, typer.Option(envvar="FACTORY_SERVER", help="URL of the service, e.g. https://factory.example.org.")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FACTORY_API_KEY",
+            help="API key with scope worker. Others may read a command line: rather use the variable or --key-file.",
+        ),
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File that holds the API key.")] = None,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(help="What this machine does, of simulate, render, gpu, isaac; repeatable. Default: simulate."),
+    ] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Worker processes. Default: one per usable core.")] = None,
+    batch_s: Annotated[
+        float, typer.Option(min=0.0, help="Take about so many seconds of work at a time, by measured speed.")
+    ] = 5.0,
+    idle_s: Annotated[
+        float | None, typer.Option(min=0.0, help="End when there was nothing to do for so long. Default: never.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lend this machine to a service that it reaches over HTTP: take attempts, make them, send what was kept.
+
+    Only outgoing connections are made. Ctrl-C finishes the attempts in progress and gives the rest back; killed or cut
+    off at any moment, nothing is lost. The service has to be of the same version.
+    """
+    from dataclasses import asdict
+
+    from workers.lending import Board, Lending, key_from, lend, progress_line
+
+    asked = Lending(
+        server=server.rstrip("/"),
+        key=key_from(key, key_file),
+        capabilities=tuple(dict.fromkeys(capability or ("simulate",))),
+        slots=slots or processes.usable_cores(),
+        lease_work_s=batch_s,
+        idle_s=idle_s,
+    )
+    begun = time.monotonic()
+    totals = lend(asked, Board(quiet=as_json))
+    if as_json:
+        say(asdict(totals))
+    else:
+        typer.echo(progress_line(totals, time.monotonic() - begun))
+
+
 @app.command(epilog="Example: factory migrate --database postgresql://factory@localhost/factory")
 @sentences
 def migrate(
@@ -500,7 +555,7 @@ app.add_typer(keys_app, name="keys")
 def keys_create(
     *,
     name: Annotated[str, typer.Option(help="What the key is for.")],
-    scopes: Annotated[str, typer.Option(help="Comma-separated, of read, write, admin.")] = "read,write",
+    scopes: Annotated[str, typer.Option(help="Comma-separated, of read, write, worker, admin.")] = "read,write",
     days: Annotated[float | None, typer.Option(min=0, help="Days until it expires. Default: never.")] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="Register the key written in this file instead of making one; once is enough.")

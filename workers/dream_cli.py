@@ -5,203 +5,50 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from factory.errors import SpecError
-from factory.specs import GenerationSpec, RenderSpec
+from workers.dream_models_cli import app as models_app
+from workers.dream_options import (
+    AsJson,
+    Budget,
+    Device,
+    Frames,
+    Model,
+    Pixels,
+    Prices,
+    RunFolder,
+    Stride,
+    Url,
+    Views,
+    clips_of_datasets,
+    endpoint_of,
+    existing_run,
+    known_tasks,
+    lines_of,
+    names_of,
+    needed,
+    tiers_said,
+    told,
+)
 from workers.speaking import progress_of, say, sentences
 
 if TYPE_CHECKING:
-    from dreams.clips import Clip
-    from dreams.endpoint import Endpoint
-    from workers.dreaming import Run
+    pass
 
 app = typer.Typer(
     help="Dream episodes: propose, imagine, judge, label, and carry them out in the simulator.", no_args_is_help=True
 )
 """`factory dream`."""
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for machines.")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of the run of dreams.")]
-Views = Annotated[str, typer.Option(help="Comma-separated cameras; several become one picture.")]
-Pixels = Annotated[int, typer.Option(help="Height and width of each view, pixels.")]
-Frames = Annotated[int, typer.Option(help="Pictures of a clip, 4 k + 1.")]
-Stride = Annotated[int | None, typer.Option(help="Control steps from picture to picture. Default: what fits.")]
-MaxS = Annotated[float | None, typer.Option(help="Pause after so many seconds; the same command goes on.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
-Url = Annotated[str, typer.Option(help="An OpenAI-compatible server, up to /v1. Default: FACTORY_LLM_URL.")]
-Model = Annotated[str, typer.Option(help="The server's name of the model. Default: FACTORY_LLM_MODEL.")]
-Budget = Annotated[float | None, typer.Option(help="Most that requests of this run may cost, USD; needs prices.")]
-Prices = Annotated[str, typer.Option(help="USD per million tokens, in and out: 0.4,1.6.")]
+app.add_typer(models_app)
 
 
 @app.callback()
 def quietly() -> None:
     """Dream episodes: propose, imagine, judge, label, and carry them out in the simulator."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses packages that nothing here uses
-
-
-# --- data and models --------------------------------------------------------------------------------------------------
-
-
-@app.command(epilog="Example: factory dream data tabletop --episodes 3000 --size 64 --out datasets/tabletop")
-@sentences
-def data(
-    tasks: Annotated[list[str], typer.Argument(help="Tasks or families; a family's held-out tasks are left out.")],
-    *,
-    episodes: Annotated[int, typer.Option(min=1, help="How many, of all tasks together.")],
-    out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
-    variant: Annotated[str, typer.Option(help="Which starts.")] = "D0",
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")] = 0,
-    views: Views = "dream_view",
-    size: Pixels = 64,
-    every: Annotated[
-        int, typer.Option(min=1, help="Rows from one picture drawn to the next; a video model's stride saves the rest.")
-    ] = 1,
-    held_out: Annotated[bool, typer.Option(help="Only the tasks that models are not trained on.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Make one dataset of many tasks, a few verified episodes of each: what models are trained on."""
-    from sim_tasks.tasks import tabletop
-    from workers.dream_data import DataRequest, make_data, tasks_of
-
-    chosen = tasks_of(tasks, _known())
-    apart = set(tabletop.HELD_OUT)
-    chosen = tuple(task for task in chosen if task in tasks or (task in apart) == held_out)
-    request = DataRequest(
-        tasks=chosen,
-        episodes=episodes,
-        out=out,
-        generation=GenerationSpec(variant=variant, seed=seed, use_symmetry=True, paced_bridge=True),
-        render=RenderSpec(cameras=_names(views), width=size, height=size, preset="fast", every=every),
-        workers=workers,
-    )
-    with progress_of("episodes", quiet=as_json) as said:
-        make_data(request, said)
-    _told({"dataset": str(out), "episodes": episodes, "tasks": len(request.shares)}, f"dataset: {out}", as_json)
-
-
-@app.command(epilog="Example: factory dream finetune datasets/tabletop --out models/video --steps 4000")
-@sentences
-def finetune(
-    datasets: Annotated[list[Path], typer.Argument(help="LeRobot datasets.")],
-    *,
-    out: Annotated[Path, typer.Option(help="Folder of the training; the model is its subfolder 'model'.")],
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of the video model to begin with. Default: a new one.")
-    ] = None,
-    new: Annotated[Literal["tiny", "small", "base"], typer.Option(help="Size of a new model.")] = "small",
-    lora: Annotated[int | None, typer.Option(min=1, help="Rank of an adaptation. Default: all weights.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps in all.")] = 2000,
-    batch: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 16,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    episodes_fraction: Annotated[float, typer.Option(help="Share of the episodes that is trained on.")] = 1.0,
-    sources_only: Annotated[
-        bool, typer.Option("--sources-only", help="Only as many episodes as the dataset had source demonstrations.")
-    ] = False,
-    views: Views = "dream_view",
-    size: Pixels = 64,
-    frames: Frames = 33,
-    stride: Stride = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, noise and order.")] = 0,
-    max_s: MaxS = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Teach a video model the episodes of datasets, or make a small one from nothing; draws its curve and samples."""
-    from dreams.views import Grid
-    from workers.dream_training import VideoTraining, train_video
-
-    grid = Grid(views=_names(views), height_px=size, width_px=size)
-    found = train_video(
-        VideoTraining(
-            datasets=tuple(datasets), out=out, base=model, size=new, lora=lora, steps=steps, batch=batch, rate=rate,
-            episodes_fraction=episodes_fraction, sources_only=sources_only, grid=grid, frames=frames, stride=stride,
-            seed=seed, max_s=max_s, device=device,
-        )
-    )  # fmt: skip
-    _told(found, _training_said(found), as_json)
-
-
-@app.command("train-idm", epilog="Example: factory dream train-idm datasets/tabletop --out models/idm --steps 3000")
-@sentences
-def train_idm(
-    datasets: Annotated[list[Path], typer.Argument(help="LeRobot datasets whose columns name the hands.")],
-    *,
-    out: Annotated[Path, typer.Option(help="Folder of the model.")],
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps in all.")] = 3000,
-    batch: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 16,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 6e-3,
-    head: Annotated[Literal["regression", "flow"], typer.Option(help="How actions are said.")] = "regression",
-    views: Views = "dream_view",
-    size: Pixels = 64,
-    frames: Frames = 33,
-    stride: Stride = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and order.")] = 0,
-    max_s: MaxS = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Train an inverse dynamics model: from pictures to how the hands moved."""
-    from dreams.descent import Schedule
-    from dreams.embodiments import starts_of
-    from dreams.idm_net import IdmSpec
-    from dreams.idm_training import train_idm as train
-
-    clips = _clips(datasets, views, size, frames, stride)
-    starts = {name: hands for each in datasets for name, hands in starts_of(each).items()}
-    schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
-    model = train(
-        clips, out, IdmSpec(head=head), schedule, starts=starts, max_s=_seconds(max_s), device=device
-    )  # fmt: skip
-    facts = {"model": str(out), "version": model.card.version, "errors": dict(model.card.errors), "clips": len(clips)}
-    _told(facts, f"inverse dynamics model: {out}\n{_lines(dict(model.card.errors))}", as_json)
-
-
-@app.command("train-latents", epilog="Example: factory dream train-latents videos/ --films --out models/latents")
-@sentences
-def train_latents(
-    data: Annotated[list[Path], typer.Argument(help="LeRobot datasets, or folders of mp4 files with --films.")],
-    *,
-    out: Annotated[Path, typer.Option(help="Folder of the model.")],
-    films: Annotated[bool, typer.Option("--films", help="The folders hold mp4 files without actions.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps in all.")] = 3000,
-    batch: Annotated[int, typer.Option(min=1, help="Pairs of pictures in a step.")] = 32,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    views: Views = "dream_view",
-    size: Pixels = 64,
-    frames: Frames = 33,
-    stride: Stride = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and order.")] = 0,
-    max_s: MaxS = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Train a latent action model, on videos with or without actions."""
-    from dreams.descent import Schedule
-    from dreams.films import film_clips
-    from dreams.latents import LatentSpec
-    from dreams.latents import train_latents as train
-
-    if films:
-        step = stride or 4
-        clips = [
-            clip
-            for folder in data
-            for clip in film_clips(folder, stride=step, frames=frames, height_px=size, width_px=size)
-        ]
-    else:
-        clips = _clips(data, views, size, frames, stride)
-    schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
-    model = train(clips, out, LatentSpec(), schedule, max_s=_seconds(max_s), device=device)
-    facts = {"model": str(out), "version": model.version, "clips": len(clips)}
-    _told(facts, f"latent action model: {out}", as_json)
-
-
-# --- a run ------------------------------------------------------------------------------------------------------------
 
 
 @app.command(epilog="Example: factory dream frames runs/first tabletop --count 40 --held-out")
@@ -227,18 +74,18 @@ def frames(
 
     if (dataset is None) == (not tasks):
         raise SpecError("first frames come from tasks, or from --dataset DIR; give one of them")
-    grid = Grid(views=_names(views), height_px=size, width_px=size)
+    grid = Grid(views=names_of(views), height_px=size, width_px=size)
     where = dreaming.Run(root=run)
     if dataset is not None:
         made = dreaming.frames_of_dataset(where, dataset, grid)
     else:
-        chosen = tasks_of(tasks or [], _known())
+        chosen = tasks_of(tasks or [], known_tasks())
         if held_out:
             chosen = tuple(task for task in chosen if task in tabletop.HELD_OUT)
         spread = chosen[:: max(1, len(chosen) // count)]
         with progress_of("tasks", quiet=as_json) as said:
             made = dreaming.frames_of_task(where, spread, grid, count=count, seed=seed, variant=variant, said=said)
-    _told({"run": str(run), "new_frames": made}, f"{made} new first frames in {where.frames}", as_json)
+    told({"run": str(run), "new_frames": made}, f"{made} new first frames in {where.frames}", as_json)
 
 
 @app.command(epilog="Example: factory dream propose runs/first --per-frame 2")
@@ -259,13 +106,13 @@ def propose(
     from dreams.instructions import counted
     from workers import dreaming
 
-    where = _run(run)
-    asks = _endpoint(where, endpoint, model, budget_usd, prices)
+    where = existing_run(run)
+    asks = endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
     made = dreaming.propose(where, per_frame=per_frame, seeds=seeds, seed=seed, asks=asks)
     found = counted(proposal.instruction for _, _, proposal in where.proposals())
     counts = [{"thing": thing, "target": target, "dreams": n} for (thing, target), n in sorted(found.items())]
     lines = "\n".join(f"  {each['dreams']:4d}  {each['thing']} -> {each['target']}" for each in counts)
-    _told({"dreams": made, "counts": counts}, f"{made} dreams to be dreamt\n{lines}", as_json)
+    told({"dreams": made, "counts": counts}, f"{made} dreams to be dreamt\n{lines}", as_json)
 
 
 @app.command(epilog="Example: factory dream generate runs/first --model models/video/training/model")
@@ -288,9 +135,9 @@ def generate(
     opened = open_model(model, lora=lora, device=device)
     with progress_of("dreams", quiet=as_json) as said:
         made = dreaming.dream(
-            _run(run), opened, Sampling(steps=steps, guidance=guidance), batch=batch, said=said
+            existing_run(run), opened, Sampling(steps=steps, guidance=guidance), batch=batch, said=said
         )  # fmt: skip
-    _told({"run": str(run), "dreams": made}, f"{made} dreams in {run / 'dreams'}", as_json)
+    told({"run": str(run), "dreams": made}, f"{made} dreams in {run / 'dreams'}", as_json)
 
 
 @app.command(epilog="Example: factory dream judge runs/first --classifier models/judge")
@@ -311,8 +158,8 @@ def judge(
     from dreams.judge import JudgeSpec
     from workers import dreaming
 
-    where = _run(run)
-    asks = None if classifier else _endpoint(where, endpoint, model, budget_usd, prices)
+    where = existing_run(run)
+    asks = None if classifier else endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
     with progress_of("dreams", quiet=as_json) as said:
         if classifier is not None:
             from dreams.classifier import open_classifier
@@ -323,7 +170,7 @@ def judge(
         else:
             raise SpecError("nobody judges: give --classifier DIR, or --endpoint URL --model NAME")
     facts = dreaming.summary(where)
-    _told(facts["verdicts"], _lines(facts["verdicts"]), as_json)
+    told(facts["verdicts"], lines_of(facts["verdicts"]), as_json)
 
 
 @app.command(epilog="Example: factory dream label runs/first")
@@ -344,7 +191,7 @@ def label(
 
     if latents is None and not motion:
         raise SpecError("nothing to read: --no-motion needs --latents DIR")
-    where, new = _run(run), {}
+    where, new = existing_run(run), {}
     with progress_of("dreams", quiet=as_json) as said:
         if motion:
             from dreams.idm import open_idm
@@ -355,7 +202,7 @@ def label(
             from dreams.latents import open_latents
 
             new["latent"] = dreaming.latent(where, open_latents(latents, device=device), said=said)
-    _told(new, _lines(new), as_json)
+    told(new, lines_of(new), as_json)
 
 
 @app.command(epilog="Example: factory dream verify runs/first")
@@ -371,11 +218,11 @@ def verify(
     """Carry dreams out in the simulator, from the state of their first frame, and see whether they come true."""
     from workers import dreaming
 
-    where = _run(run)
+    where = existing_run(run)
     with progress_of("dreams", quiet=as_json) as said:
         dreaming.verify_all(where, mode=mode, said=said)
     facts = dreaming.summary(where)
-    _told(facts, _tiers_said(facts), as_json)
+    told(facts, tiers_said(facts), as_json)
 
 
 @app.command(epilog="Example: factory dream export runs/first --out datasets/dreams")
@@ -392,9 +239,9 @@ def export(
     """Write LeRobot datasets: 'labelled', 'latent', and 'twin', the simulator's own pictures of what came true."""
     from workers.dream_export import export_run
 
-    found = export_run(_run(run), out, only=only)
+    found = export_run(existing_run(run), out, only=only)
     lines = [f"{kind:10s} {facts['episodes']:5d} episodes  {facts['path']}" for kind, facts in found.items()]
-    _told(found, "\n".join(lines), as_json)
+    told(found, "\n".join(lines), as_json)
 
 
 @app.command(epilog="Example: factory dream mixture datasets/stack --neural datasets/dreams/labelled --out mix.json")
@@ -418,7 +265,7 @@ def mixture(
     made = mix(real, neural, beside=out.parent, ratio=(a, b))
     write_mixture(out, made)
     lines = "\n".join(f"  {part['share']:6.1%}  {part['kind']:6s} {part['path']}" for part in made["datasets"])
-    _told(made, f"{out}\n{lines}", as_json)
+    told(made, f"{out}\n{lines}", as_json)
 
 
 @app.command(epilog="Example: factory dream show runs/first --out strips.png")
@@ -433,38 +280,14 @@ def show(
     """Say what became of a run of dreams, and draw it."""
     from workers import dreaming
 
-    where = _run(run)
+    where = existing_run(run)
     facts = dreaming.summary(where)
     if out is not None:
         from workers.dream_pictures import strips
 
         strips(where, out, count=count)
         facts["picture"] = str(out)
-    _told(facts, _tiers_said(facts) + (f"\npicture: {out}" if out else ""), as_json)
-
-
-@app.command("label-card", epilog="Example: factory dream label-card datasets/held-out --picture card.png")
-@sentences
-def label_card(
-    datasets: Annotated[list[Path], typer.Argument(help="LeRobot datasets that the model was not trained on.")],
-    *,
-    idm: Annotated[
-        Path | None, typer.Option(help="Folder of an inverse dynamics model. Default: the shipped one.")
-    ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw paths, true and read, into this PNG.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure an inverse dynamics model on episodes whose motion is known."""
-    from dreams.shipped import IDM, shipped
-    from workers.dream_cards import label_card as measured
-
-    found = measured(idm or shipped(IDM), datasets, out=picture)
-    lines = {
-        name: f"{value['value']:.3g}  ({value['low']:.3g} to {value['high']:.3g})"
-        for name, value in found.items()
-        if isinstance(value, dict) and "value" in value
-    }
-    _told(found, _lines(lines), as_json)
+    told(facts, tiers_said(facts) + (f"\npicture: {out}" if out else ""), as_json)
 
 
 @app.command(epilog="Example: factory dream control runs/real real --dataset datasets/held-out --episodes 40")
@@ -491,23 +314,23 @@ def control(
 
     where = dreaming.Run(root=run)
     if kind == "real":
-        found = _clips([_needed(dataset, "--dataset")], views, size, frames, stride)
+        found = clips_of_datasets([needed(dataset, "--dataset")], views, size, frames, stride)
         step = max(1, len(found) // episodes) if episodes else 1
-        made = dream_controls.real_videos(where, _needed(dataset, "--dataset"), found[::step][:episodes])
+        made = dream_controls.real_videos(where, needed(dataset, "--dataset"), found[::step][:episodes])
     elif kind == "frozen":
-        made = dream_controls.frozen(where, _run(_needed(of, "--of")))
+        made = dream_controls.frozen(where, existing_run(needed(of, "--of")))
     elif kind == "nearest":
-        found = _clips([_needed(dataset, "--dataset")], views, size, frames, stride)
-        made = dream_controls.nearest(where, _run(_needed(of, "--of")), found)
+        found = clips_of_datasets([needed(dataset, "--dataset")], views, size, frames, stride)
+        made = dream_controls.nearest(where, existing_run(needed(of, "--of")), found)
     else:
         from dreams.video import Sampling, open_model
 
-        other = _run(_needed(of, "--of"))
-        opened = open_model(_needed(model, "--model"))
+        other = existing_run(needed(of, "--of"))
+        opened = open_model(needed(model, "--model"))
         dream_controls.shuffled(where, other)
         made = dreaming.dream(where, opened, Sampling())
         dream_controls.own_sentences(where, other)
-    _told({"run": str(run), "dreams": made}, f"{made} dreams of the control {kind!r} in {run}", as_json)
+    told({"run": str(run), "dreams": made}, f"{made} dreams of the control {kind!r} in {run}", as_json)
 
 
 @app.command("run", epilog="Example: factory dream run runs/first tabletop --video models/video/training/model")
@@ -572,93 +395,3 @@ def run_all(
     else:
         for stage in stages:
             stage()
-
-
-# --- shared -----------------------------------------------------------------------------------------------------------
-
-
-def _known() -> dict[str, Any]:
-    from sim_tasks.catalog import FAMILIES, TASKS
-
-    return {**TASKS, **{name: task for family in FAMILIES.values() for name, task in family.items()}}
-
-
-def _run(folder: Path) -> Run:
-    from workers import dreaming
-
-    where = dreaming.Run(root=folder)
-    dreaming.check_exists(where)
-    return where
-
-
-def _needed(value: Path | None, option: str) -> Path:
-    if value is None:
-        raise SpecError(f"this control needs {option}")
-    return value
-
-
-def _names(views: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in views.split(",") if name.strip())
-
-
-def _clips(datasets: list[Path], views: str, size: int, frames: int, stride: int | None) -> list[Clip]:
-    """Return the episodes of datasets as clips on one clock."""
-    from dreams.views import Grid
-    from workers.dream_training import clips_of
-
-    grid = Grid(views=_names(views), height_px=size, width_px=size)
-    return clips_of(datasets, grid, frames=frames, stride=stride)[0]
-
-
-def _endpoint(run: Run, url: str, model: str, budget_usd: float | None, prices: str) -> Endpoint | None:
-    """Open the endpoint that was named, here or in the environment; None where none was."""
-    url, model = url or os.environ.get("FACTORY_LLM_URL", ""), model or os.environ.get("FACTORY_LLM_MODEL", "")
-    if not url:
-        return None
-    from dreams.endpoint import Endpoint, EndpointSpec
-    from dreams.ledger import Ledger
-
-    try:
-        cost_in, cost_out = (float(part) for part in prices.split(",")) if prices else (0.0, 0.0)
-    except ValueError:
-        raise SpecError(f"prices are {prices!r}; expected two numbers, in and out, such as 0.4,1.6") from None
-    spec = EndpointSpec(
-        base_url=url,
-        model=model,
-        api_key=os.environ.get("FACTORY_LLM_KEY", "EMPTY"),
-        usd_per_mtok_in=cost_in,
-        usd_per_mtok_out=cost_out,
-        budget_usd=budget_usd,
-    )
-    return Endpoint(spec, Ledger(run.root / "ledger.db"))
-
-
-def _seconds(max_s: float | None) -> float:
-    return float("inf") if max_s is None else max_s
-
-
-def _told(facts: Any, text: str, as_json: bool) -> None:
-    say(facts) if as_json else typer.echo(text)
-
-
-def _lines(facts: dict[str, Any]) -> str:
-    return "\n".join(
-        f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}" for name, value in facts.items()
-    )
-
-
-def _tiers_said(facts: dict[str, Any]) -> str:
-    share = facts["success"]
-    came = (
-        f"came true: {share['share']:.1%} of those executed (95 % interval {share['low']:.1%} to {share['high']:.1%})"
-        if facts["executed"]
-        else "none was executed"
-    )
-    return f"{facts['dreams']} dreams\nverdicts\n{_lines(facts['verdicts'])}\ntiers\n{_lines(facts['tiers'])}\n{came}"
-
-
-def _training_said(facts: dict[str, Any]) -> str:
-    folder = facts.get("model")
-    return f"{facts['steps']} steps; " + (f"model: {folder}" if folder else "call again to go on") + (
-        f"\ncurve: {facts['curve']}" if facts.get("curve") else ""
-    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,28 +14,47 @@ from dreams.timebase import Windows
 from factory.datasets import write_dataset
 from factory.episodes import read_shard
 from factory.errors import SpecError
-from factory.specs import RenderSpec, RobotSpec
+from factory.specs import RobotSpec
 from sim_tasks.catalog import find_task
 from workers import dreaming
 
 Only = Literal["all", "accepted", "executed"]
 
 
-def export_run(run: dreaming.Run, out: Path, *, only: Only = "all") -> dict[str, dict[str, Any]]:
+class NothingLeftError(SpecError):
+    """No dream of a run is of the kind that was to be exported."""
+
+
+def export_run(
+    run: dreaming.Run,
+    out: Path,
+    *,
+    only: Only = "all",
+    names: Collection[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Write the datasets that a run's stages allow, below `out`, and return what each is.
 
     "labelled" has the robot's actions, "latent" latent ones: two clones of the same dreams, each an embodiment of its
     own. "twin" holds the dreams that came true, as the simulator saw them: every step drawn, true states and actions.
 
+    Args:
+        run: the run.
+        out: folder of the datasets.
+        only: which dreams.
+        names: of those, only these; all by default.
+        facts: what every dataset is to remember besides, JSON.
+
     Raises:
-        SpecError: a stage is missing, no dream is left, or a dataset is there already.
+        NothingLeftError: no dream is left.
+        SpecError: a stage is missing, or a dataset is there already.
     """
     from dreams.export import LATENT_TYPE, labelled_episode, latent_episode, write_dreams  # noqa: PLC0415 - torch
 
-    dreams, robot = _dreams(run, only)
+    dreams, robot = _dreams(run, only, names)
     if not dreams:
-        raise SpecError(f"{run.root}: no dream is {only}; --only all exports every one")
-    job = {"kind": "dreams", "run": run.root.name, "only": only}
+        raise NothingLeftError(f"{run.root}: no dream is {only}; --only all exports every one")
+    job = {"kind": "dreams", "run": run.root.name, "only": only, **(facts or {})}
     found: dict[str, dict[str, Any]] = {}
     labelled = [each for each in dreams if each.labels is not None]
     if labelled and robot is not None:
@@ -55,14 +75,14 @@ def export_run(run: dreaming.Run, out: Path, *, only: Only = "all") -> dict[str,
     return found
 
 
-def _dreams(run: dreaming.Run, only: Only) -> tuple[list[Any], RobotSpec | None]:
+def _dreams(run: dreaming.Run, only: Only, names: Collection[str] | None) -> tuple[list[Any], RobotSpec | None]:
     """Return the dreams to export, and the robot that all of them show."""
     from dreams.export import Dream  # noqa: PLC0415
 
     starts = dreaming.hand_starts(run)
     every: list[Any] = []
     robots: dict[str, RobotSpec] = {}
-    for name, proposal, frame, dreamt in dreaming.each_dream(run):
+    for name, proposal, frame, dreamt in dreaming.each_dream(run, names):
         robot = find_task(frame.task).robot if frame.task else None
         if robot is not None:
             robots[robot.name] = robot
@@ -149,7 +169,7 @@ def _write_twins(run: dreaming.Run, twins: list[tuple[Path, str]], out: Path, jo
     from workers.render import open_renderer, render_shard  # noqa: PLC0415 - opens OpenGL
 
     grid = dreaming.read_frames(run.frames)[0].grid
-    look = RenderSpec(cameras=grid.views, width=grid.width_px, height=grid.height_px, preset="fast")
+    look = dreaming.look_of(grid)
     for task in Counter(task for _, task in twins):
         with open_renderer(task, look) as renderer:
             for shard, _ in (each for each in twins if each[1] == task):

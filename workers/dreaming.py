@@ -13,7 +13,7 @@ RUN/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,6 +69,11 @@ class Run:
         """Where first frames lie."""
         return self.root / "frames"
 
+    @property
+    def ledger(self) -> Path:
+        """What a language model was asked for this run."""
+        return self.root / "ledger.db"
+
     def proposals(self) -> list[tuple[str, int, Proposal]]:
         """Return every dream's name, seed and proposal. Raises SpecError when nothing was proposed."""
         path = self.root / "proposals.jsonl"
@@ -122,17 +127,32 @@ def frames_of_task(
     run: Run, tasks: Sequence[str], grid: Grid, *, count: int, seed: int, variant: str = "D0", said: Said = _silent
 ) -> int:
     """Draw starts of tasks, `count` in all, the state kept beside each; return how many were new."""
+    return frames_of_shares(run, shares_of(tasks, count), grid, seed=seed, variant=variant, said=said)
+
+
+def shares_of(tasks: Sequence[str], count: int) -> dict[str, int]:
+    """Return how many of `count` starts each task gives; those that give none are left out."""
+    whole, rest = divmod(count, len(tasks))
+    shares = {name: whole + (number < rest) for number, name in enumerate(tasks)}
+    return {name: share for name, share in shares.items() if share}
+
+
+def look_of(grid: Grid) -> RenderSpec:
+    """Return how the simulator draws what a model sees."""
+    return RenderSpec(cameras=grid.views, width=grid.width_px, height=grid.height_px, preset="fast")
+
+
+def frames_of_shares(
+    run: Run, shares: Mapping[str, int], grid: Grid, *, seed: int, variant: str = "D0", said: Said = _silent
+) -> int:
+    """Draw so many starts of each task, the state kept beside each; return how many were new."""
     from sim_tasks.backends.rendering import EpisodeRenderer  # noqa: PLC0415 - opens OpenGL
 
     made = 0
     names = kept_names(run.frames) if run.frames.exists() else set[str]()
-    for number, name in enumerate(tasks):
-        share = count // len(tasks) + (number < count % len(tasks))
-        if not share:
-            continue
+    for number, (name, share) in enumerate(shares.items()):
         task = find_task(name)
-        look = RenderSpec(cameras=grid.views, width=grid.width_px, height=grid.height_px, preset="fast")
-        with closing(open_backend(task)) as backend, EpisodeRenderer(task, look) as renderer:
+        with closing(open_backend(task)) as backend, EpisodeRenderer(task, look_of(grid)) as renderer:
 
             def drawn(
                 states: Mapping[str, Any], overrides: Mapping[str, Any], draws: EpisodeRenderer = renderer
@@ -146,14 +166,15 @@ def frames_of_task(
                 backend, drawn, grid, count=share, seed=seed, variant=variant, known=known, skip=names
             )  # fmt: skip
             made += keep_frames(run.frames, found)
-        said(number + 1, len(tasks))
+        said(number + 1, len(shares))
     return made
 
 
-def frames_of_dataset(run: Run, root: Path, grid: Grid) -> int:
-    """Take the first picture of each episode of a LeRobot dataset; return how many were new."""
+def frames_of_dataset(run: Run, root: Path, grid: Grid, *, count: int | None = None) -> int:
+    """Take the first picture of each episode of a LeRobot dataset, or of its first `count`; return how many are new."""
     names = kept_names(run.frames) if run.frames.exists() else set[str]()
-    return keep_frames(run.frames, dataset_frames(root, grid, skip=names))
+    episodes = None if count is None else range(count)
+    return keep_frames(run.frames, dataset_frames(root, grid, episodes=episodes, skip=names))
 
 
 def scene_of(task: str, state: SceneState) -> KnownScene | None:
@@ -248,11 +269,19 @@ def _jpeg(frame: FirstFrame) -> bytes:
     return buffer.getvalue()
 
 
-def dream(run: Run, model: DreamModel, sampling: Sampling, *, batch: int = 8, said: Said = _silent) -> int:
-    """Dream everything that was proposed; return how many dreams there are."""
+def dream(
+    run: Run,
+    model: DreamModel,
+    sampling: Sampling,
+    *,
+    batch: int = 8,
+    names: Collection[str] | None = None,
+    said: Said = _silent,
+) -> int:
+    """Dream everything that was proposed, or those of these names; return how many dreams those are."""
     from dreams.generate import generate  # noqa: PLC0415 - brings torch
 
-    wishes = list(_wishes(run, model.card.grid))
+    wishes = [wish for wish in _wishes(run, model.card.grid) if names is None or wish.name in names]
     for done, _ in enumerate(generate(model, wishes, run.root / "dreams", sampling=sampling, batch=batch), start=1):
         said(done, len(wishes))
     return len(wishes)
@@ -288,27 +317,37 @@ def clip_of(found: Dream, robot: RobotSpec | None) -> Clip:
 # --- what became of it ------------------------------------------------------------------------------------------------
 
 
-def each_dream(run: Run) -> Iterator[tuple[str, Proposal, FirstFrame, Dream]]:
-    """Yield every dream with what it was made from. Raises SpecError when one is missing."""
-    frames = {frame.name: frame for frame in read_frames(run.frames)}
-    for name, _, proposal in run.proposals():
+def each_dream(run: Run, names: Collection[str] | None = None) -> Iterator[tuple[str, Proposal, FirstFrame, Dream]]:
+    """Yield every dream, or those of these names, with what it was made from. Raises SpecError when one is missing."""
+    for name, proposal, frame in _each_wish(run, names):
         found = run.dream(name)
         if found is None:
             raise SpecError(f"{name} was not dreamt yet; `factory dream generate {run.root}` goes on with it")
-        yield name, proposal, frames[proposal.frame], found
+        yield name, proposal, frame, found
 
 
-def judge_by_classifier(run: Run, classifier: Classifier, *, said: Said = _silent) -> int:
+def _each_wish(run: Run, names: Collection[str] | None) -> Iterator[tuple[str, Proposal, FirstFrame]]:
+    frames = {frame.name: frame for frame in read_frames(run.frames)}
+    for name, _, proposal in run.proposals():
+        if names is None or name in names:
+            yield name, proposal, frames[proposal.frame]
+
+
+def judge_by_classifier(
+    run: Run, classifier: Classifier, *, names: Collection[str] | None = None, said: Said = _silent
+) -> int:
     """Judge every dream with the embedded classifier; return how many judgements are new."""
     from dreams.classifier import judge_embedded  # noqa: PLC0415 - brings torch
 
     def judged(proposal: Proposal, frame: FirstFrame, found: Dream) -> Judgement:
         return judge_embedded(found.rounds()[0], proposal.instruction.text, classifier, first=frame.picture)
 
-    return _judge(run, judged, f"classifier:{classifier.name}/{classifier.version}", said)
+    return _judge(run, judged, f"classifier:{classifier.name}/{classifier.version}", names, said)
 
 
-def judge_by_model(run: Run, asks: Asks, spec: JudgeSpec, *, said: Said = _silent) -> int:
+def judge_by_model(
+    run: Run, asks: Asks, spec: JudgeSpec, *, names: Collection[str] | None = None, said: Said = _silent
+) -> int:
     """Have a multimodal model judge every dream; judgements that ended in an error are asked for again."""
     from dreams.judge import judge  # noqa: PLC0415
 
@@ -316,13 +355,19 @@ def judge_by_model(run: Run, asks: Asks, spec: JudgeSpec, *, said: Said = _silen
         other = _contrast(frame, proposal.instruction)
         return judge(found.rounds()[0], proposal.instruction, asks, spec, contrast=other)
 
-    return _judge(run, judged, f"mllm:{asks.model}/{spec}", said)
+    return _judge(run, judged, f"mllm:{asks.model}/{spec}", names, said)
 
 
-def _judge(run: Run, judged: Callable[[Proposal, FirstFrame, Dream], Judgement], by: str, said: Said) -> int:
+def _judge(
+    run: Run,
+    judged: Callable[[Proposal, FirstFrame, Dream], Judgement],
+    by: str,
+    names: Collection[str] | None,
+    said: Said,
+) -> int:
     from dreams.export import judgement_document  # noqa: PLC0415
 
-    new, every = 0, list(each_dream(run))
+    new, every = 0, list(each_dream(run, names))
     for done, (name, proposal, frame, found) in enumerate(every, start=1):
         kept = run.record("judgements", name)
         if kept is None or kept["by"] != by or kept["judgement"]["verdict"] == "error":
@@ -340,12 +385,12 @@ def _contrast(frame: FirstFrame, asked: Instruction) -> Instruction:
     return Instruction(thing=other, source=asked.source, target=asked.target)
 
 
-def label(run: Run, idm: Idm, *, said: Said = _silent) -> int:
+def label(run: Run, idm: Idm, *, names: Collection[str] | None = None, said: Said = _silent) -> int:
     """Read every dream's motion from its pictures; return how many labels are new."""
-    from dreams.labelling import label as read  # noqa: PLC0415 - brings torch
+    from dreams.labelling import label as read  # noqa: PLC0415
 
     starts = hand_starts(run)
-    new, every = 0, list(each_dream(run))
+    new, every = 0, list(each_dream(run, names))
     for done, (name, _, frame, found) in enumerate(every, start=1):
         kept = run.record("labels", name)
         version = f"{idm.name}/{idm.card.version}"
@@ -382,11 +427,11 @@ def read_labels(run: Run, name: str) -> Labels | None:
     )
 
 
-def latent(run: Run, model: LatentModel, *, said: Said = _silent) -> int:
+def latent(run: Run, model: LatentModel, *, names: Collection[str] | None = None, said: Said = _silent) -> int:
     """Read every dream's latent actions; return how many are new."""
     from dreams.latents import latent_labels  # noqa: PLC0415 - brings torch
 
-    new, every = 0, list(each_dream(run))
+    new, every = 0, list(each_dream(run, names))
     for done, (name, _, _, found) in enumerate(every, start=1):
         kept = run.record("latents", name)
         if kept is None or kept["version"] != f"{model.name}/{model.version}":
@@ -407,12 +452,15 @@ def latent(run: Run, model: LatentModel, *, said: Said = _silent) -> int:
     return new
 
 
-def hand_starts(run: Run) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-    """Return where the hands are in each first frame whose state is known, hand -> pose in its base frame."""
+def hand_starts(run: Run, *, of: Collection[str] | None = None) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+    """Return where the hands are in each first frame whose state is known, hand -> pose in its base frame.
+
+    Only frames of the tasks `of`, where those are given.
+    """
     found: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
     todo: dict[str, list[FirstFrame]] = {}
     for frame in read_frames(run.frames):
-        if not frame.replayable or frame.task is None:
+        if not frame.replayable or frame.task is None or (of is not None and frame.task not in of):
             continue
         kept = run.arrays("starts", _file_name(frame.name))
         if kept is None:
@@ -434,13 +482,13 @@ def hand_starts(run: Run) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
     return found
 
 
-def verify_all(run: Run, *, mode: Mode, said: Said = _silent) -> int:
+def verify_all(run: Run, *, mode: Mode, names: Collection[str] | None = None, said: Said = _silent) -> int:
     """Carry every dream's labels out from its first frame's state; return how many verifications are new.
 
     What a dream was told decides what success is; one whose words the task does not know is tried against the task's
     own goal only if it was asked for that.
     """
-    every = [(name, proposal, frame, read_labels(run, name)) for name, proposal, frame, _ in each_dream(run)]
+    every = [(name, proposal, frame, read_labels(run, name)) for name, proposal, frame in _each_wish(run, names)]
     if missing := [name for name, _, _, labels in every if labels is None]:
         raise SpecError(f"{missing[0]} has no labels; `factory dream label {run.root}` reads them")
     new = done = 0

@@ -37,6 +37,7 @@ from factory.provenance import MANIFEST_PATH, SOURCES_PATH, StoredAttempts, read
 from factory.robomimic import export_robomimic
 from factory.statistics import AttemptRecord, wilson
 from sim_tasks.catalog import find_task
+from workers.dream_finish import finalize_dreams
 from workers.generate import FAILED_SUFFIX
 from workers.render import render_info
 from workers.report import write_report
@@ -93,6 +94,10 @@ def finalize(database: Database, store: Store, job_id: str) -> dict[str, Any]:
         EpisodeError: a shard is not what was committed.
         StorageError: the store or the disk failed; nothing half-made is left.
     """
+    with database.reading() as session:
+        job = jobs.get(session, job_id)
+    if job.purpose == "dream":
+        return finalize_dreams(store, job)
     plan = _plan(database, store, job_id)
     name = f"ds_{job_id.removeprefix('job_')}"
     with ExitStack() as stack:

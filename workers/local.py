@@ -70,7 +70,8 @@ class LocalTransport:
             workers: how many processes.
             database_url: of the job book, with its password; needed to write datasets.
             capabilities: what these workers do.
-            devices: GPUs by their names for CUDA. Each goes to one process, which sees no other and can "gpu" as well.
+            devices: GPUs by their names for CUDA. Each goes to one process, which sees no other and can "gpu" as well;
+                where there are any, those processes alone "dream".
         """
         self._store_url, self._database_url = store_url, database_url
         self._capabilities, self._devices = tuple(capabilities), tuple(devices)
@@ -169,7 +170,8 @@ class LocalTransport:
         ours, theirs = SPAWN.Pipe()
         taken = {child.device for child in self._children.values()}
         device = next((device for device in self._devices if device not in taken), None)
-        capabilities = self._capabilities if device is None else (*self._capabilities, "gpu")
+        able = tuple(name for name in self._capabilities if name != "dream" or device or not self._devices)
+        capabilities = able if device is None else (*able, "gpu")
         arguments = (theirs, name, self._store_url, self._database_url, capabilities, device)
         process = SPAWN.Process(target=serve, args=arguments, daemon=True, name=name)
         start_shielded(process)

@@ -32,7 +32,7 @@ from ray.exceptions import RayError, RayTaskError
 from api.leases import Answer, Work
 from api.store import Store
 from factory.errors import BackendError
-from workers import processes
+from workers import dream_models, processes
 from workers.devices import VISIBLE, cuda_devices
 from workers.ray import Cluster, Drop, Kill, Trouble
 from workers.transport import Heard, Lost, Ready
@@ -59,7 +59,8 @@ class RayWorker:
         processes.die_with_parent()  # actors of a node that was killed live on for minutes otherwise
         processes.single_threaded()
         processes.arm_failpoints()
-        if "gpu" in capabilities and not os.environ.get(VISIBLE, "all"):
+        alone = "simulate" not in capabilities  # on a cluster that others train on, GPUs are not ours to take
+        if alone and {"gpu", "dream"} & {*capabilities} and not os.environ.get(VISIBLE, "all"):
             del os.environ[VISIBLE]  # Ray hides all devices from an actor that takes none of those it counts itself
         self._worker, self._store_url, self._bench, self._capabilities = worker, store_url, bench, capabilities
         self._sent: queue.SimpleQueue[_Sent] = queue.SimpleQueue()
@@ -69,9 +70,9 @@ class RayWorker:
         """Say when ready, then carry out what is submitted, in order, for ever."""
         module, _, name = self._bench.partition(":")
         bench = getattr(importlib.import_module(module), name)(Store(self._store_url), worker=self._worker)
-        yield Ready(
-            worker=self._worker, host=socket.gethostname(), pid=os.getpid(), capabilities=tuple(self._capabilities)
-        )
+        dreams = {"dream", "replay"} - {*dream_models.able()}  # what is not installed here
+        able = tuple(name for name in self._capabilities if name not in dreams)
+        yield Ready(worker=self._worker, host=socket.gethostname(), pid=os.getpid(), capabilities=able)
         while True:
             sent = self._sent.get()
             if sent.wanted:
@@ -235,17 +236,26 @@ class Driver:
         """Return how many actors of which kind there should be; named resources go before processor cores."""
         cluster, able = self._cluster, self._cluster.capabilities
         apart = "render" in able and room.get("render", 0) >= 1
+        dreamers = room.get("dream", 0) >= 1  # nodes set apart for video models
+        cards = "simulate" in able and room.get("gpu", 0) >= 1
         needs = "sim" if room.get("sim", 0) >= 1 else "CPU"
         size = int(room.get(needs, 0)) if cluster.workers is None else cluster.workers
-        able_here = tuple(name for name in able if not (apart and name == "render"))
+        elsewhere = {"render"} if apart else set[str]()
+        elsewhere |= {"dream"} if dreamers or cards else set()
+        able_here = tuple(name for name in able if name not in elsewhere)
         crews = {"sim": _Crew(capabilities=able_here, needs=needs, size=size)}
         if apart:
             size = int(room["render"]) if cluster.renderers is None else cluster.renderers
             crews["render"] = _Crew(capabilities=("render",), needs="render", size=size)
         # Named and not Ray's own "GPU": those of a cluster that others train on are not ours to fill.
-        if "simulate" in able and room.get("gpu", 0) >= 1:
+        if cards:
             counted = room.get("GPU", 0) >= room["gpu"]
-            crews["gpu"] = _Crew(capabilities=("gpu",), needs="gpu", size=int(room["gpu"]), counted=counted)
+            able_there = ("gpu", "dream") if "dream" in able and not dreamers else ("gpu",)
+            crews["gpu"] = _Crew(capabilities=able_there, needs="gpu", size=int(room["gpu"]), counted=counted)
+        if "dream" in able and dreamers:
+            counted = room.get("GPU", 0) >= room["dream"]
+            able_there = ("dream", "replay")
+            crews["dream"] = _Crew(capabilities=able_there, needs="dream", size=int(room["dream"]), counted=counted)
         return crews
 
     def _where(self) -> str:

@@ -15,7 +15,7 @@ from api.database import Database
 from api.settings import Settings, refuse_open_bind
 from api.store import Store
 from factory.errors import SpecError, StorageError
-from workers import processes
+from workers import dream_models, processes
 from workers.devices import cuda_devices
 from workers.dispatcher import Dispatcher
 from workers.local import LocalTransport
@@ -38,16 +38,18 @@ def open_transports(
     """
     if executor == "local":
         workers = workers or processes.usable_cores()
-        devices = cuda_devices(os.environ)
+        able, devices = ("simulate", "render", "write", *dream_models.able()), cuda_devices(os.environ)
+        url = settings.database_url
         return [
-            LocalTransport(settings.store_url, workers=workers, database_url=settings.database_url, devices=devices)
+            LocalTransport(settings.store_url, workers=workers, database_url=url, capabilities=able, devices=devices)
         ]
     if executor == "ray":
         from workers.ray import RayTransport  # noqa: PLC0415 - an extra, and slow to import
 
         url = settings.database_url
         writer = LocalTransport(settings.store_url, workers=1, database_url=url, capabilities=("write",))
-        return [RayTransport(settings.store_url, address=ray_address, workers=workers), writer]
+        able = ("simulate", "render", "dream", "replay")  # actors leave out what is not installed where they are
+        return [RayTransport(settings.store_url, address=ray_address, workers=workers, capabilities=able), writer]
     raise SpecError(f"executor {executor!r}: known are local and ray")
 
 

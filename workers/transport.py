@@ -17,7 +17,7 @@ class Ready:
         worker: its id, never used again after its death.
         host: where it runs.
         pid: its process there.
-        capabilities: of "simulate", "gpu", "render", "write".
+        capabilities: of "simulate", "gpu", "render", "write", "dream", "replay".
     """
 
     worker: str

@@ -51,6 +51,7 @@ from workers.render import open_renderer, render_info, render_shard
 if TYPE_CHECKING:
     from api.database import Database
     from sim_tasks.backends.rendering import EpisodeRenderer
+    from workers.dream_jobs import Dreamer
 
 _OPEN_AT_ONCE = 2
 """Simulators, and renderers, kept open by one worker; each holds a few hundred megabytes."""
@@ -120,6 +121,7 @@ class Bench:
         self._workbenches: OrderedDict[str, _Workbench] = OrderedDict()
         self._renderers: OrderedDict[str, EpisodeRenderer] = OrderedDict()
         self._introduced: set[str] = set()
+        self._dreamer: Dreamer | None = None
 
     def run(self, work: Work, *, wanted: Callable[[], bool] = lambda: True) -> Iterator[Answer]:
         """Carry out a unit, yielding each answer when it is ready; whatever goes wrong is the last answer.
@@ -137,6 +139,7 @@ class Bench:
             "verify": self._verify,
             "finalize": self._finalize,
             "push": self._push,
+            "dream": self._dream,
         }[work.kind]
         try:
             yield from do(work, wanted)
@@ -153,6 +156,8 @@ class Bench:
             renderer.close()
         self._workbenches.clear()
         self._renderers.clear()
+        if self._dreamer is not None:
+            self._dreamer.close()
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
@@ -367,6 +372,14 @@ class Bench:
             book.close()
         yield Done(unit=work.unit, epoch=work.epoch, result=result)
 
+    def _dream(self, work: Work, wanted: Callable[[], bool]) -> Iterator[Answer]:
+        """Carry out a batch of one stage of a job of dreams."""
+        from workers.dream_jobs import Dreamer, UnwantedError  # noqa: PLC0415 - an extra, and slow to import
+
+        self._dreamer = self._dreamer or Dreamer(self._store, scratch=self._folder())
+        with suppress(UnwantedError):
+            yield Done(unit=work.unit, epoch=work.epoch, result=self._dreamer.run(work, wanted))
+
     def _push(self, work: Work, wanted: Callable[[], bool]) -> Iterator[Answer]:
         del wanted
         from workers.push import push_dataset  # noqa: PLC0415 - see above
@@ -458,16 +471,16 @@ def _is_storage(error: BaseException | None) -> bool:
 
 
 def remove_leftovers(store: Store, job_id: str) -> None:
-    """Remove what a finished job no longer needs, and what its killed workers left; its clips stay."""
+    """Remove what a finished job no longer needs, and what its killed workers left; its clips and films stay."""
     with suppress(StorageError, OSError):
-        for name in ("shards", "models"):
+        for name in ("shards", "models", "run"):
             store.remove(f"jobs/{job_id}/{name}")
             reached("tidy.removed")
         for name in store.names("scratch"):
             if name.startswith(f"{job_id}-"):
                 store.remove(f"scratch/{name}")
         if (datasets := store.path("datasets")) is not None:
-            for suffix in ("", "-failed", "_robomimic", "_gr00t"):
+            for suffix in ("", "-failed", "_robomimic", "_gr00t", "_latent", "_twin"):
                 sweep_place(datasets / f"ds_{job_id.removeprefix('job_')}{suffix}")
         folder = store.path(f"jobs/{job_id}")
         if folder is not None and folder.is_dir() and not any(folder.iterdir()):

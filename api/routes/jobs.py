@@ -22,7 +22,7 @@ Idempotency = Annotated[
         description="A name for this request: sent again, it makes no second job. 1 to 255 visible ASCII characters.",
     ),
 ]
-_REPLAYED = {
+REPLAYED = {
     "headers": {
         "Idempotency-Replayed": {"schema": {"type": "string"}, "description": "true: the job had been made before"}
     }
@@ -33,7 +33,7 @@ _REPLAYED = {
     "/v1/jobs",
     operation_id="create_job",
     status_code=201,
-    responses={201: _REPLAYED, **responses(409)},
+    responses={201: REPLAYED, **responses(409)},
 )
 def create(
     asked: JobRequest,
@@ -56,7 +56,7 @@ def create(
     "/v1/jobs:estimate",
     operation_id="estimate_job",
     status_code=202,
-    responses={202: _REPLAYED, **responses(409)},
+    responses={202: REPLAYED, **responses(409)},
 )
 def estimate(
     asked: EstimateRequest,
@@ -89,7 +89,7 @@ def listing(
     after: After = None,
     limit: Limit = 20,
     status: Annotated[list[jobs.State] | None, Query(description="Only these; repeatable.")] = None,
-    purpose: Literal["generate", "estimate", "export", "all"] = "generate",
+    purpose: Literal["generate", "estimate", "export", "dream", "all"] = "generate",
 ) -> answers.Page[answers.Job]:
     """List jobs, newest first, without their specification and failures."""
     wanted = None if purpose == "all" else purpose

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request
 
 from api import answers, downloads, jobs
-from api.cards import dataset_card
+from api.cards import dataset_card, dream_card
 from api.context import In
 from api.database import now
 from api.keys import Writer
@@ -18,6 +18,7 @@ from api.problems import responses
 from api.quotas import check_stored
 from api.requests import ExportRequest, PushRequest
 from api.routes.datasets import DatasetId, found
+from api.specs import JobSpec
 from api.store import Store
 from api.tables import Dataset, Unit
 from factory.errors import ServiceError
@@ -39,6 +40,7 @@ def export(dataset_id: DatasetId, asked: ExportRequest, request: Request, servic
         _check_lerobot(dataset)
         check_stored(session, caller, 0)
         spec = jobs.spec_of(jobs.get(session, dataset.job_id))
+        _check_not_dreamt(dataset, spec)
         if asked.to == "lerobot":
             task = find_task(spec.task, spec.robot)
             usual = spec.render or RenderSpec(cameras=task.views)
@@ -47,6 +49,18 @@ def export(dataset_id: DatasetId, asked: ExportRequest, request: Request, servic
         job = jobs.export(session, dataset_id, spec, to=asked.to, name=asked.name, key_id=caller.key_id)
         session.flush()
         return answers.of_job(session, job, base_url=str(request.base_url))
+
+
+def _check_not_dreamt(dataset: Dataset, spec: JobSpec) -> None:
+    if spec.dream is not None:
+        raise ServiceError(
+            f"dataset {dataset.id} holds dreams, whose pictures are not the simulator's: it cannot be drawn or written "
+            "in another form",
+            status=409,
+            code="dreams",
+            field="dataset_id",
+            found=dataset.id,
+        )
 
 
 @router.post("/{dataset_id}/push", operation_id="push_dataset", status_code=202, responses=responses(409))
@@ -63,9 +77,11 @@ def push(dataset_id: DatasetId, asked: PushRequest, service: In, _: Writer) -> a
         dataset = found(session, dataset_id)
         job = jobs.get(session, dataset.job_id)
         spec = jobs.spec_of(job)
-        card = dataset_card(
-            dataset, job, spec, find_task(spec.task, spec.robot), info=info, failures=jobs.failures(session, job)
-        )
+        if spec.dream is not None:
+            card = dream_card(dataset, job, spec, info=info)
+        else:
+            task = find_task(spec.task, spec.robot)
+            card = dataset_card(dataset, job, spec, task, info=info, failures=jobs.failures(session, job))
         name = f"{dataset_id}:{asked.to}"
         if any(
             entry["name"] == name and entry["state"] in ("waiting", "leased")

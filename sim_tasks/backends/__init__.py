@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from factory.sim import SimBackend
     from factory.specs import TaskSpec
 
-BACKENDS = ("kinematic", "robosuite", "robosuite/exact", "mjwarp")
+BACKENDS = ("kinematic", "robosuite", "robosuite/exact", "mjwarp", "isaaclab")
+
+ISAAC_BASES = ("Isaac-", "IsaacContrib-")
+"""What the names begin with under which Isaac Lab registers its environments."""
 
 _CONTROL_MODES: Mapping[str, Literal["compiled", "exact", "robosuite"]] = {
     "robosuite": "compiled",
@@ -20,6 +23,11 @@ _CONTROL_MODES: Mapping[str, Literal["compiled", "exact", "robosuite"]] = {
     "robosuite/exact": "exact",
     "robosuite/robosuite": "robosuite",
 }
+
+
+def capability_of(task: TaskSpec) -> Literal["simulate", "isaac"]:
+    """Return what a worker must be able to do to run a task: "isaac" for Isaac Lab's, "simulate" for all others."""
+    return "isaac" if task.scene.base.startswith(ISAAC_BASES) else "simulate"
 
 
 def executor_name(executor: Mapping[str, str]) -> str:
@@ -38,11 +46,15 @@ def open_backend(
         name: one of `BACKENDS`; "robosuite/exact" and "robosuite/robosuite" choose how robosuite's controls are
             computed, see `robosuite.RobosuiteBackend`.
         num_envs: environments kept apart.
-        device: what "mjwarp" computes on, see `mjwarp.backend.MjwarpBackend`; the others have no choice.
+        device: what "mjwarp" and "isaaclab" compute on, see `mjwarp.backend.MjwarpBackend`; the others have no choice.
 
     Raises:
         BackendError: the backend is unknown, is not installed, or cannot build the scene.
     """
+    if name != "isaaclab" and capability_of(task) == "isaac":
+        raise BackendError(f"task {task.name!r} is one of Isaac Lab's; it runs on the backend isaaclab, not on {name}")
+    if name == "isaaclab":
+        return _isaaclab(task, num_envs, device)
     if name == "kinematic":
         from sim_tasks.backends.kinematic import KinematicBackend
 
@@ -64,3 +76,14 @@ def open_backend(
             ) from error
         return MjwarpBackend(task, num_envs=num_envs, device=device)
     raise BackendError(unknown_name("backend", name, BACKENDS))
+
+
+def _isaaclab(task: TaskSpec, num_envs: int, device: str | None) -> SimBackend:
+    try:
+        from sim_tasks.backends.isaac_app import open_environment
+        from sim_tasks.backends.isaaclab import IsaacLabBackend
+    except ImportError as error:
+        raise BackendError(
+            f"the isaaclab backend is not installed ({error}); it needs torch and Isaac Lab, see docs/isaac.md"
+        ) from error
+    return IsaacLabBackend(task, open_environment(task, num_envs=num_envs, device=device))

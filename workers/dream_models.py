@@ -1,0 +1,105 @@
+"""Which models a worker dreams with: folders below the installation's folder of models, and its language model.
+
+FACTORY_MODELS names the folder. A request names models by their place in it; no name leads out of it. FACTORY_LLM_URL,
+FACTORY_LLM_MODEL, FACTORY_LLM_KEY and FACTORY_LLM_PRICES ("0.4,1.6", USD per million tokens in and out) say which
+language model is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from api.dream_specs import MODEL_NAME, DreamSpec
+from factory.errors import SpecError
+
+if TYPE_CHECKING:
+    from dreams.endpoint import Endpoint
+
+MODELS, URL, MODEL, KEY, PRICES = (
+    f"FACTORY_{name}" for name in ("MODELS", "LLM_URL", "LLM_MODEL", "LLM_KEY", "LLM_PRICES")
+)
+_MAKES: Mapping[str, str] = {
+    "video": "`factory dream finetune DATASET --out {training}` trains a small one (its subfolder `model`), and "
+    "`hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers --local-dir {folder}` fetches a large one to adapt",
+    "idm": "`factory dream train-idm DATASET --out {folder}` trains one; without a name the shipped one reads",
+    "latents": "`factory dream train-latents DATASET --out {folder}` trains one",
+    "classifier": "dreams.classifier.train_classifier leaves one there",
+}
+"""Kind of model -> where one comes from."""
+
+
+def able() -> tuple[str, ...]:
+    """Return which stages of dreams this Python can do: "dream" runs models, "replay" needs a simulator; none loaded.
+
+    `replay` reads frames and labels with the light half of the extra `dreams`.
+    """
+    light = all(find_spec(name) for name in ("openai", "safetensors", "PIL"))
+    models = light and all(find_spec(name) for name in ("torch", "diffusers", "transformers"))
+    replays = light and all(find_spec(name) for name in ("mujoco", "robosuite"))
+    return (*(("dream",) if models else ()), *(("replay",) if replays else ()))
+
+
+def model_folder(given: Mapping[str, str], kind: str, name: str) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        given: environment variables.
+        kind: "video", "idm", "latents" or "classifier".
+        name: its place below FACTORY_MODELS.
+
+    Raises:
+        SpecError: there is no folder of models, the name leads out of it, or nothing is there; the sentence says which
+            command or download provides it.
+    """
+    if not given.get(MODELS):
+        raise SpecError(f"{kind} model {name!r}: this worker has no folder of models; {MODELS} names it")
+    root = Path(given[MODELS]).resolve()
+    folder = (root / name).resolve() if re.fullmatch(MODEL_NAME, name) else root
+    if folder == root or not folder.is_relative_to(root):
+        raise SpecError(f"{kind} model {name!r} does not lie below the folder of models, {root}")
+    if not folder.is_dir():
+        training = folder.parent if folder.name == "model" else folder
+        makes = _MAKES[kind].format(folder=folder, training=training)
+        raise SpecError(f"there is no {kind} model {name!r} below {root}. {makes}. Nothing is downloaded here")
+    return folder
+
+
+def check_models(given: Mapping[str, str], asked: DreamSpec) -> dict[str, Path]:
+    """Return the folder of every model that a job names. Raises SpecError for one that is missing."""
+    names = {kind: getattr(asked, kind) for kind in _MAKES}
+    found = {kind: model_folder(given, kind, name) for kind, name in names.items() if name}
+    if asked.asks_endpoint:
+        _endpoint_facts(given)
+    return found
+
+
+def open_endpoint(given: Mapping[str, str], ledger: Path, *, budget_usd: float | None) -> Endpoint:
+    """Open the installation's language model; what it is asked and costs is entered in `ledger`.
+
+    Raises:
+        SpecError: none is configured, or a budget is given without prices.
+    """
+    from dreams.endpoint import Endpoint, EndpointSpec  # noqa: PLC0415
+    from dreams.ledger import Ledger  # noqa: PLC0415
+
+    url, model, (cost_in, cost_out) = _endpoint_facts(given)
+    spec = EndpointSpec(
+        base_url=url, model=model, api_key=given.get(KEY) or "EMPTY", usd_per_mtok_in=cost_in,
+        usd_per_mtok_out=cost_out, budget_usd=budget_usd,
+    )  # fmt: skip
+    return Endpoint(spec, Ledger(ledger))
+
+
+def _endpoint_facts(given: Mapping[str, str]) -> tuple[str, str, tuple[float, float]]:
+    url, model, prices = (given.get(name, "") for name in (URL, MODEL, PRICES))
+    if not url or not model:
+        raise SpecError(f"no language model is configured here; {URL} and {MODEL} name one, up to and with /v1")
+    try:
+        cost_in, cost_out = (float(part) for part in prices.split(",")) if prices else (0.0, 0.0)
+    except ValueError:
+        raise SpecError(f"{PRICES} is {prices!r}; expected two numbers, in and out, such as 0.4,1.6") from None
+    return url, model, (cost_in, cost_out)

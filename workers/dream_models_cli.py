@@ -1,0 +1,342 @@
+"""The commands of `factory dream` that make data, models and their report cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from factory.errors import SpecError, unknown_name
+from factory.specs import GenerationSpec, RenderSpec
+from workers.dream_options import (
+    AsJson,
+    Budget,
+    Device,
+    Frames,
+    MaxS,
+    Model,
+    Pixels,
+    Prices,
+    Rate,
+    Seed,
+    Steps,
+    Stride,
+    Url,
+    Views,
+    clips_of_datasets,
+    endpoint_of,
+    known_tasks,
+    lines_of,
+    names_of,
+    seconds,
+    told,
+    training_said,
+)
+from workers.speaking import progress_of, sentences
+
+app = typer.Typer()
+"""Part of `factory dream`."""
+
+
+@app.command(epilog="Example: factory dream data tabletop --episodes 3000 --size 64 --out datasets/tabletop")
+@sentences
+def data(
+    tasks: Annotated[list[str], typer.Argument(help="Tasks or families; a family's held-out tasks are left out.")],
+    *,
+    episodes: Annotated[int, typer.Option(min=1, help="How many, of all tasks together.")],
+    out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    variant: Annotated[str, typer.Option(help="Which starts.")] = "D0",
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")] = 0,
+    views: Views = "dream_view",
+    size: Pixels = 64,
+    every: Annotated[
+        int, typer.Option(min=1, help="Rows from one picture drawn to the next; a video model's stride saves the rest.")
+    ] = 1,
+    held_out: Annotated[bool, typer.Option(help="Only the tasks that models are not trained on.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Make one dataset of many tasks, a few verified episodes of each: what models are trained on."""
+    from sim_tasks.tasks import tabletop
+    from workers.dream_data import DataRequest, make_data, tasks_of
+
+    chosen = tasks_of(tasks, known_tasks())
+    apart = set(tabletop.HELD_OUT)
+    chosen = tuple(task for task in chosen if task in tasks or (task in apart) == held_out)
+    request = DataRequest(
+        tasks=chosen,
+        episodes=episodes,
+        out=out,
+        generation=GenerationSpec(variant=variant, seed=seed, use_symmetry=True, paced_bridge=True),
+        render=RenderSpec(cameras=names_of(views), width=size, height=size, preset="fast", every=every),
+        workers=workers,
+    )
+    with progress_of("episodes", quiet=as_json) as said:
+        make_data(request, said)
+    told({"dataset": str(out), "episodes": episodes, "tasks": len(request.shares)}, f"dataset: {out}", as_json)
+
+
+@app.command(epilog="Example: factory dream finetune datasets/tabletop --out models/video --steps 4000")
+@sentences
+def finetune(
+    datasets: Annotated[list[Path], typer.Argument(help="LeRobot datasets.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the training; the model is its subfolder 'model'.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the video model to begin with. Default: a new one.")
+    ] = None,
+    new: Annotated[Literal["tiny", "small", "base"], typer.Option(help="Size of a new model.")] = "small",
+    lora: Annotated[int | None, typer.Option(min=1, help="Rank of an adaptation. Default: all weights.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps in all.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 16,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    episodes_fraction: Annotated[float, typer.Option(help="Share of the episodes that is trained on.")] = 1.0,
+    sources_only: Annotated[
+        bool, typer.Option("--sources-only", help="Only as many episodes as the dataset had source demonstrations.")
+    ] = False,
+    views: Views = "dream_view",
+    size: Pixels = 64,
+    frames: Frames = 33,
+    stride: Stride = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, noise and order.")] = 0,
+    max_s: MaxS = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Teach a video model the episodes of datasets, or make a small one from nothing; draws its curve and samples."""
+    from dreams.views import Grid
+    from workers.dream_training import VideoTraining, train_video
+
+    grid = Grid(views=names_of(views), height_px=size, width_px=size)
+    found = train_video(
+        VideoTraining(
+            datasets=tuple(datasets), out=out, base=model, size=new, lora=lora, steps=steps, batch=batch, rate=rate,
+            episodes_fraction=episodes_fraction, sources_only=sources_only, grid=grid, frames=frames, stride=stride,
+            seed=seed, max_s=max_s, device=device,
+        )
+    )  # fmt: skip
+    told(found, training_said(found), as_json)
+
+
+@app.command("train-idm", epilog="Example: factory dream train-idm datasets/tabletop --out models/idm --steps 3000")
+@sentences
+def train_idm(
+    datasets: Annotated[list[Path], typer.Argument(help="LeRobot datasets whose columns name the hands.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the model.")],
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps in all.")] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 16,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 6e-3,
+    head: Annotated[Literal["regression", "flow"], typer.Option(help="How actions are said.")] = "regression",
+    views: Views = "dream_view",
+    size: Pixels = 64,
+    frames: Frames = 33,
+    stride: Stride = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and order.")] = 0,
+    max_s: MaxS = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train an inverse dynamics model: from pictures to how the hands moved."""
+    from dreams.descent import Schedule
+    from dreams.embodiments import starts_of
+    from dreams.idm_net import IdmSpec
+    from dreams.idm_training import train_idm as train
+
+    clips = clips_of_datasets(datasets, views, size, frames, stride)
+    starts = {name: hands for each in datasets for name, hands in starts_of(each).items()}
+    schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
+    model = train(
+        clips, out, IdmSpec(head=head), schedule, starts=starts, max_s=seconds(max_s), device=device
+    )  # fmt: skip
+    facts = {"model": str(out), "version": model.card.version, "errors": dict(model.card.errors), "clips": len(clips)}
+    told(facts, f"inverse dynamics model: {out}\n{lines_of(dict(model.card.errors))}", as_json)
+
+
+@app.command("train-latents", epilog="Example: factory dream train-latents videos/ --films --out models/latents")
+@sentences
+def train_latents(
+    data: Annotated[list[Path], typer.Argument(help="LeRobot datasets, or folders of mp4 files with --films.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the model.")],
+    films: Annotated[bool, typer.Option("--films", help="The folders hold mp4 files without actions.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps in all.")] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs of pictures in a step.")] = 32,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    views: Views = "dream_view",
+    size: Pixels = 64,
+    frames: Frames = 33,
+    stride: Stride = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and order.")] = 0,
+    max_s: MaxS = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train a latent action model, on videos with or without actions."""
+    from dreams.descent import Schedule
+    from dreams.films import film_clips
+    from dreams.latents import LatentSpec
+    from dreams.latents import train_latents as train
+
+    if films:
+        step = stride or 4
+        clips = [
+            clip
+            for folder in data
+            for clip in film_clips(folder, stride=step, frames=frames, height_px=size, width_px=size)
+        ]
+    else:
+        clips = clips_of_datasets(data, views, size, frames, stride)
+    schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
+    model = train(clips, out, LatentSpec(), schedule, max_s=seconds(max_s), device=device)
+    facts = {"model": str(out), "version": model.version, "clips": len(clips)}
+    told(facts, f"latent action model: {out}", as_json)
+
+
+@app.command(epilog="Example: factory dream play tabletop --each 2 --out plays/tabletop")
+@sentences
+def play(
+    tasks: Annotated[list[str], typer.Argument(help="Tasks of the tabletop family; held-out ones are left out.")],
+    *,
+    each: Annotated[int, typer.Option(min=1, help="Plays of each outcome in each task.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the examples.")],
+    outcomes: Annotated[str, typer.Option(help="Comma-separated outcomes. Default: all.")] = "",
+    variant: Annotated[str, typer.Option(help="Which starts.")] = "D0",
+    seed: Seed = 0,
+    views: Views = "dream_view",
+    size: Pixels = 64,
+    frames: Frames = 33,
+    stride: Stride = None,
+    held_out: Annotated[bool, typer.Option(help="Only the tasks that models are not trained on.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Play failures in the simulator, and successes, and film them: what the embedded judge learns from."""
+    from dreams.timebase import TimeBase
+    from dreams.views import Grid
+    from sim_tasks.catalog import find_task
+    from sim_tasks.demonstrators.tabletop_plays import PLAYS
+    from sim_tasks.tasks import tabletop
+    from workers.dream_data import tasks_of
+    from workers.dream_judging import PlaysRequest, make_plays
+
+    wanted = names_of(outcomes)
+    for name in wanted:
+        if name not in PLAYS:
+            raise SpecError(unknown_name("outcome", name, PLAYS))
+    chosen = tasks_of(tasks, known_tasks())
+    chosen = tuple(task for task in chosen if task in tasks or (task in tabletop.HELD_OUT) == held_out)
+    request = PlaysRequest(
+        tasks=chosen,
+        each=each,
+        out=out,
+        grid=Grid(views=names_of(views), height_px=size, width_px=size),
+        time=TimeBase(control_hz=find_task(chosen[0]).robot.control_hz, stride=stride or 4, frames=frames),
+        seed=seed,
+        variant=variant,
+        outcomes=wanted,
+    )
+    with progress_of("tasks", quiet=as_json) as said:
+        count = make_plays(request, said)
+    told({"examples": count, "folder": str(out)}, f"{count} examples in {out}", as_json)
+
+
+@app.command(
+    "train-judge", epilog="Example: factory dream train-judge plays/tabletop --dataset datasets/tabletop --out judge"
+)
+@sentences
+def train_judge(
+    plays: Annotated[list[Path], typer.Argument(help="Folders that `factory dream play` made.")],
+    *,
+    dataset: Annotated[list[Path] | None, typer.Option(help="LeRobot datasets whose episodes are successes.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the judge.")],
+    clips: Annotated[int, typer.Option(min=10, help="Clips mixed: good, failed, spoilt, ill told.")] = 3000,
+    steps: Steps = 3000,
+    batch: Annotated[int, typer.Option(min=2, help="Clips in a step.")] = 16,
+    rate: Rate = 1e-3,
+    seed: Seed = 0,
+    max_s: MaxS = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the embedded judge: a small classifier that has seen successes, failures and spoilt clips."""
+    from workers.dream_judging import train_judge as train
+
+    found = train(
+        plays, dataset or [], out, size=clips, steps=steps, batch=batch, rate=rate, seed=seed, max_s=seconds(max_s)
+    )
+    text = f"judge: {out}" if found["model"] else "paused; call again to go on"
+    told(found, text, as_json)
+
+
+# --- report cards -----------------------------------------------------------------------------------------------------
+
+
+@app.command("label-card", epilog="Example: factory dream label-card datasets/held-out --picture card.png")
+@sentences
+def label_card(
+    datasets: Annotated[list[Path], typer.Argument(help="LeRobot datasets that the model was not trained on.")],
+    *,
+    idm: Annotated[
+        Path | None, typer.Option(help="Folder of an inverse dynamics model. Default: the shipped one.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw paths, true and read, into this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure an inverse dynamics model on episodes whose motion is known."""
+    from dreams.shipped import IDM, shipped
+    from workers.dream_cards import label_card as measured
+
+    found = measured(idm or shipped(IDM), datasets, out=picture)
+    lines = {
+        name: f"{value['value']:.3g}  ({value['low']:.3g} to {value['high']:.3g})"
+        for name, value in found.items()
+        if isinstance(value, dict) and "value" in value
+    }
+    told(found, lines_of(lines), as_json)
+
+
+@app.command("judge-card", epilog="Example: factory dream judge-card plays/held-out --classifier judge --picture j.png")
+@sentences
+def judge_card(
+    plays: Annotated[list[Path], typer.Argument(help="Folders that `factory dream play` made, of other episodes.")],
+    *,
+    dataset: Annotated[list[Path] | None, typer.Option(help="LeRobot datasets whose episodes are successes.")] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Folder of an embedded judge. Default: the shipped one.")
+    ] = None,
+    endpoint: Url = "",
+    model: Model = "",
+    ledger: Annotated[Path, typer.Option(help="What a language model was asked and what it cost.")] = Path("ledger.db"),
+    budget_usd: Budget = None,
+    prices: Prices = "",
+    clips: Annotated[int, typer.Option(min=10, help="Clips in the mixture: 40 % good.")] = 400,
+    seed: Seed = 1,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the card into this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a judge on clips of which the truth is known: precision, recall, calibration, and where it is blind."""
+    from dreams.classifier import judge_embedded, open_classifier
+    from dreams.judge_card import figures
+    from dreams.judge_card import picture as drawn
+    from dreams.shipped import JUDGE, shipped
+    from workers.dream_judging import by_endpoint, card_of_judge, examples_from
+
+    examples, grid, _ = examples_from(plays, dataset or [])
+    asks = None if classifier else endpoint_of(ledger, endpoint, model, budget_usd, prices)
+    if asks is None:
+        opened = open_classifier(classifier or shipped(JUDGE))
+        judges = lambda shown, text, number: judge_embedded(shown, text, opened, count=number)  # noqa: E731
+    else:
+        judges = by_endpoint(asks, [example.instruction for example in examples])
+    card, count = card_of_judge(judges, examples, grid, size=clips, seed=seed)
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        drawn(card).save(picture)
+    found = {**figures(card), "clips": count}
+    lines = {
+        f"{each.count} pictures": f"precision {each.precision.value:.2f} ({each.precision.low:.2f}-"
+        f"{each.precision.high:.2f}), recall {each.recall.value:.2f} ({each.recall.low:.2f}-{each.recall.high:.2f}), "
+        f"calibration error {each.calibration_error.value:.2f}"
+        for each in card.counts
+    }
+    told(found, f"{card.judge} on {count} clips, {card.good:.0%} good\n{lines_of(lines)}", as_json)
