@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LEROBOT := .venv-lerobot
+ORACLE := .venv-oracle
 
-.PHONY: help install dreams system-packages demo test check lerobot images compose-cli test-packages gpu slow reliability clean
+.PHONY: help install dreams system-packages demo test check lerobot images compose-cli test-packages gpu slow oracle reliability clean
 
 help:
 	@echo "make install   environment in .venv with the simulator"
@@ -14,6 +15,7 @@ help:
 	@echo "make images    container images, with Docker or, without an engine, with buildah"
 	@echo "make gpu       the GPU backend's own tests; minutes"
 	@echo "make slow      tests left out of make test for their length; minutes"
+	@echo "make oracle    our targets beside those of Isaac Lab's own generator; fetches 5 GB the first time"
 	@echo "make reliability   the long forms of the reliability tests; hours"
 
 install: $(VENV)/installed
@@ -77,9 +79,17 @@ slow: dreams lerobot
 gpu: install
 	$(BIN)/pytest -m gpu
 
+# Isaac Lab's own generator beside ours; an environment of its own, on Python 3.12. Results are in docs/oracle.md.
+oracle: $(ORACLE)/installed
+	$(ORACLE)/bin/python -m pytest -s -p no:cacheprovider -W ignore tests/test_oracle.py
+
+$(ORACLE)/installed: docker/oracle-environment.sh
+	bash docker/oracle-environment.sh $(ORACLE)
+	touch $@
+
 # The long forms of what `make test` does briefly; hours, on an idle machine. Results go to docs/benchmarks.
 reliability: install
 	$(BIN)/python -m tests.benchmarks.reliability all
 
 clean:
-	rm -rf $(VENV) $(LEROBOT) datasets
+	rm -rf $(VENV) $(LEROBOT) $(ORACLE) datasets

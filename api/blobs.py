@@ -91,13 +91,14 @@ def append(service: Service, job_id: str, sha256: str, *, start: int, whole: int
     part = folder / f"{sha256}{_PART}"
     with _locked(part) as file:
         there, complete = arrived(folder, sha256)
-        if complete or start + len(content) <= there:
+        if complete or (start + len(content) <= there < whole):
             return there, complete
-        if start != there:
+        if start > there:
             message = f"{there} bytes of {sha256[:12]} are here; the next part begins there and not at {start}"
             raise _wrong(409, "wrong_offset", message, there, there)
-        file.seek(start)
-        file.write(content)
+        # A process that was killed may have written some of a part, or all of it and not come to the end.
+        file.seek(there)
+        file.write(content[there - start :])
         file.flush()
         if start + len(content) < whole:
             return start + len(content), False

@@ -64,11 +64,14 @@ def dream_card(dataset: Dataset, job: Job, spec: JobSpec, *, info: Mapping[str, 
     """Return the text of the card of a dataset of dreams; arguments as of `dataset_card`."""
     models: Mapping[str, str] = (job.result or {}).get("models", {})
     origin = [f"| {kind} model | `{name}` |" for kind, name in sorted(models.items())]
-    parts = [
-        _front(dataset, str(dataset.facts["task"])),
+    about = (
         f"# {dataset.name}\n\n{dataset.episodes} dreams. {_DREAMT[dataset.facts['dreams']]} The columns "
         "`annotation.state_source`, `annotation.action_source`, `annotation.tier` and `annotation.verdict` say of each "
-        "row what is known.\n",
+        "row what is known.\n"
+    )
+    parts = [
+        _front(dataset, str(dataset.facts["task"])),
+        about,
         _facts(dataset, job, spec, info),
         "\n".join(["## Models", "", "| | |", "|---|---|", *origin, ""]),
         _features(info),

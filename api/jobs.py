@@ -200,7 +200,7 @@ def listed(
     after: str | None = None,
     limit: int = 20,
     status: Sequence[str] = (),
-    purpose: str | None = "generate",
+    purpose: str | Sequence[str] | None = "generate",
 ) -> tuple[list[Job], bool]:
     """Return jobs, newest first, and whether there are more; `after` is the id of the last one seen.
 
@@ -211,7 +211,7 @@ def listed(
     if status:
         query = query.where(col(Job.status).in_(status))
     if purpose is not None:
-        query = query.where(Job.purpose == purpose)
+        query = query.where(col(Job.purpose).in_([purpose] if isinstance(purpose, str) else purpose))
     if after is not None:
         last = session.get(Job, after)
         if last is None:

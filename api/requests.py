@@ -122,6 +122,10 @@ class RenderSettings(Body):
         return RenderSpec(**fields)
 
 
+_LOOK = frozenset(RenderSettings.model_fields)
+"""What callers may ask of pictures; a specification knows more."""
+
+
 class JobRequest(Body):
     """A request for trajectories: what, from which demonstrations, how many, and when to give up."""
 
@@ -238,7 +242,8 @@ def request_of(spec: JobSpec, file_ids: Sequence[str]) -> dict[str, Any]:
     asked["render"] = None
     if spec.render is not None:
         usual = spec.render.cameras == views_of(spec.task, spec.robot)
-        asked["render"] = {**dataclasses.asdict(spec.render), **({"cameras": None} if usual else {})}
+        look = {name: value for name, value in dataclasses.asdict(spec.render).items() if name in _LOOK}
+        asked["render"] = {**look, **({"cameras": None} if usual else {})}
     if spec.attempts is not None:
         del asked["max_attempts"]
     said = JobRequest.model_validate(asked).model_dump(mode="json", exclude_defaults=True)

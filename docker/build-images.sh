@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds every image of docker-compose.yml for real: with Docker where an engine answers, else with buildah, which needs
 # none. As root, and where they are missing, it installs buildah and debootstrap (Debian, Ubuntu).
-#   docker/build-images.sh [api] [dispatcher] [sim]
+#   docker/build-images.sh [api] [dispatcher] [sim] [dream]
 # FACTORY_BASE_IMAGE             the base image; default: what the Dockerfiles name
 # FACTORY_BASE_FROM_DEBOOTSTRAP  1: make the base from Debian packages; so it also happens when no registry answers
 # FACTORY_IMAGE_STORE            where buildah keeps images; default: ~/.cache/trajectory-factory/images
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=docker/image-store.sh
 . docker/image-store.sh
 images=("$@")
-[ ${#images[@]} -gt 0 ] || images=(api dispatcher sim)
+[ ${#images[@]} -gt 0 ] || images=(api dispatcher sim dream)
 arguments=()
 [ -z "${BUILD_PIP_CERT:-}" ] || arguments+=(--build-arg "PIP_CERT=$BUILD_PIP_CERT")
 

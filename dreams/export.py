@@ -22,9 +22,9 @@ from dreams import motion as motions
 from dreams.clips import Clip
 from dreams.instructions import Instruction
 from dreams.judge import Judgement
-from dreams.labelling import Labels
 from dreams.lag import OSC, Lag, between, followed, moved, target_for
 from dreams.latents import LatentLabels
+from dreams.motion import Labels
 from factory import actions, poses
 from factory.datasets import write_dataset
 from factory.durable import staging

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreams.clips import Clip
-from dreams.labelling import Labels
-from dreams.motion import parted
+from dreams.motion import Labels, parted
 from factory import poses
 from factory.errors import SpecError
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreams.clips import Clip
-from dreams.motion import Hands, motion_of, parted, poses_of
+from dreams.motion import Hands, Labels, motion_of, parted, poses_of
 from dreams.timebase import Windows, merged
 from factory import poses
 from factory.errors import SpecError
@@ -85,27 +85,6 @@ class Reads(Protocol):
     def read(self, clip: Clip) -> Reading:
         """Return what it says of each window."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """The motion that a clip shows.
-
-    Attributes:
-        motion: ``(steps, m)`` as `dreams.motion` has it; `steps` is the clip's length.
-        T_base_eef: end effector -> poses ``(steps + 1, 4, 4)`` which that motion goes through; None where nobody said
-            where the hands are.
-        confidence: ``(steps,)`` in [0, 1]: 1 / (1 + spread of what windows and samples say, in usual sizes of motion);
-            0 for steps that no window shows.
-        model: who read it; likewise version.
-        version: see model.
-    """
-
-    motion: Array
-    T_base_eef: Mapping[str, Array] | None
-    confidence: Array
-    model: str
-    version: str
 
 
 def label(clip: Clip, model: Reads, *, start: Mapping[str, Array] | None = None) -> Labels:

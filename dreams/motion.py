@@ -8,6 +8,7 @@ vector in radians, applied on the left, both in the base frame of its arm; then 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,36 @@ from factory.specs import RobotSpec
 Array = NDArray[np.float64]
 Hands = Mapping[str, int]
 """End effector -> numbers in the command of its fingers, in the robot's order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The motion of a clip, said by whoever read it.
+
+    Attributes:
+        motion: ``(steps, m)`` rows; metres, radians, commands.
+        T_base_eef: end effector -> poses ``(steps + 1, 4, 4)`` which that motion goes through; None where nobody said
+            where the hands are: then they start where the simulator's do.
+        confidence: ``(steps,)`` in [0, 1]: 1 / (1 + spread of what windows and samples say, in usual sizes of motion);
+            0 for steps that no window shows.
+        model: who read it; likewise version.
+        version: see model.
+    """
+
+    motion: Array
+    confidence: Array
+    T_base_eef: Mapping[str, Array] | None = None
+    model: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.motion.ndim != 2 or not len(self.motion):
+            raise SpecError(f"labels have motion of shape {self.motion.shape}; expected (T, m) with T of 1 or more")
+        for eef, T in (self.T_base_eef or {}).items():
+            if T.shape != (len(self.motion) + 1, 4, 4):
+                raise SpecError(f"{eef}: labelled poses have shape {T.shape}, expected ({len(self.motion) + 1}, 4, 4)")
+        if self.confidence.shape != (len(self.motion),):
+            raise SpecError(f"confidence has shape {self.confidence.shape}, expected ({len(self.motion)},)")
 
 
 def hands_of(robot: RobotSpec) -> dict[str, int]:

@@ -8,7 +8,7 @@ and true actions, whatever the dream showed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dreams.execution import MODES, Execution, Mode, execute
 from dreams.lag import Lag, default_lag
-from dreams.motion import hands_of, names, parted, poses_of
+from dreams.motion import Labels, hands_of, names, parted, poses_of
 from factory import poses
 from factory.episodes import Episode
 from factory.errors import FactoryError, SpecError
@@ -34,27 +34,6 @@ VERSION = "verify/1"
 _APART_M = 0.05
 """Labelled poses that begin farther than this from the hand are of another start: a grown-up labeller's error at a
 known pose is a centimetre, and two starts of one task have their hands this far apart at most by chance."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """What a dream's hands did, said by whoever labelled it.
-
-    Attributes:
-        motion: ``(T, m)`` rows as `dreams.motion` has them, metres and radians.
-        T_base_eef: hand -> ``(T + 1, 4, 4)`` poses in its base frame, where the labeller knows them; then the motion
-            says only what the fingers do. Empty: the motion, added up from where the hand starts.
-    """
-
-    motion: Array
-    T_base_eef: Mapping[str, Array] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.motion.ndim != 2 or not len(self.motion):
-            raise SpecError(f"labels have motion of shape {self.motion.shape}; expected (T, m) with T of 1 or more")
-        for eef, T in self.T_base_eef.items():
-            if T.shape != (len(self.motion) + 1, 4, 4):
-                raise SpecError(f"{eef}: labelled poses have shape {T.shape}, expected ({len(self.motion) + 1}, 4, 4)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +140,7 @@ def _unfit(labels: Labels, backend: SimBackend, model_sha: str) -> str:
         return f"its labels have {labels.motion.shape[1]} numbers a step, {backend.task.robot.name} {len(names(hands))}"
     if labels.T_base_eef and set(labels.T_base_eef) != set(hands):
         return f"its labels have poses of {', '.join(labels.T_base_eef)}; the robot's hands are {', '.join(hands)}"
-    arrays = {"motion": labels.motion, **labels.T_base_eef}
+    arrays = {"motion": labels.motion, **(labels.T_base_eef or {})}
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])

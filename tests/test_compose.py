@@ -20,7 +20,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
-PROFILES: list[tuple[str, ...]] = [(), ("gpu",), ("*",)]
+PROFILES: list[tuple[str, ...]] = [(), ("gpu",), ("mllm",), ("gpu", "mllm"), ("isaac",), ("*",)]
+BESIDES = {"gpu": {"ray-worker-gpu", "ray-worker-dream"}, "mllm": {"mllm"}, "isaac": {"isaac-worker"}}
 STANDARD = {"init", "postgres", "migrate", "first-key", "api", "dispatcher", "ray-head", "ray-worker-sim"}
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::?[-?]([^}]*))?\}")
 
@@ -107,7 +108,7 @@ def _contained(_: str, service: Rendered, __: Rendered) -> str:
 
 def _image(_: str, service: Rendered, __: Rendered) -> str:
     image = service.get("image", "")
-    exact = re.fullmatch(r"[a-z0-9./-]+:(\d+\.\d+[\w.-]*)(@sha256:[0-9a-f]{64})?", image)
+    exact = re.fullmatch(r"[a-z0-9./-]+:(v?\d+\.\d+[\w.-]*)(@sha256:[0-9a-f]{64})?", image)
     return "" if exact else f"image {image!r} names no exact version"
 
 
@@ -121,7 +122,7 @@ def _base(_: str, service: Rendered, compose: Rendered) -> str:
 
 
 def _networks(name: str, service: Rendered, compose: Rendered) -> str:
-    inside = name == "postgres" or name.startswith("ray-") or name == "dispatcher"
+    inside = name in ("postgres", "dispatcher", "mllm") or name.startswith("ray-")
     networks = service.get("networks") or ["default"] if "network_mode" not in service else []
     open_ones = [each for each in networks if not (compose["networks"].get(each) or {}).get("internal")]
     return f"stands on {', '.join(open_ones)}, which lead outside" if inside and open_ones else ""
@@ -184,13 +185,14 @@ _RULES: dict[str, Callable[[str, Rendered, Rendered], str]] = {
 @pytest.mark.parametrize("profiles", PROFILES, ids=lambda profiles: "+".join(profiles) or "standard")
 def test_compose_renders_and_keeps_every_rule(profiles):
     rendered = _config(profiles)
-    assert set(rendered["services"]) == STANDARD | ({"ray-worker-gpu"} if profiles else set())
+    chosen = BESIDES if profiles == ("*",) else profiles
+    assert set(rendered["services"]) == STANDARD.union(*(BESIDES[profile] for profile in chosen))
     assert list(complaints(rendered)) == []
 
 
 def test_the_file_itself_keeps_every_rule():
     parsed = _parsed()
-    assert set(parsed["services"]) == STANDARD | {"ray-worker-gpu"}
+    assert set(parsed["services"]) == STANDARD.union(*BESIDES.values())
     assert list(complaints(parsed)) == []
 
 
@@ -222,6 +224,8 @@ BREAKS: dict[str, tuple[str, Callable[[Rendered], Any]]] = {
     "two Pythons": ("base", lambda s: s["ray-head"]["build"]["args"].update(BASE_IMAGE="python:3.11.14-slim-bookworm")),
     "postgres outside": ("networks", lambda s: s["postgres"].update(networks=["edge"])),
     "Ray outside": ("networks", lambda s: s["ray-worker-sim"].update(networks={"cluster": None, "edge": None})),
+    "the language model outside": ("networks", lambda s: s["mllm"].update(networks=["mllm", "edge"])),
+    "a language model of any version": ("image", lambda s: s["mllm"].update(image="vllm/vllm-openai:latest")),
     "Ray on the default network": ("networks", lambda s: s["ray-head"].pop("networks")),
     "Ray without token": ("ray", lambda s: s["ray-worker-sim"]["environment"].pop("RAY_AUTH_MODE")),
     "Ray tells": ("ray", lambda s: s["dispatcher"]["environment"].pop("RAY_USAGE_STATS_ENABLED")),
@@ -295,7 +299,9 @@ def test_images_bear_this_version():
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
     images = {service["image"] for service in _parsed()["services"].values() if "build" in service}
-    assert images == {f"trajectory-factory/{name}:{version[1]}" for name in ("api", "dispatcher", "sim")}
+    assert images == {
+        f"trajectory-factory/{name}:{version[1]}" for name in ("api", "dispatcher", "sim", "dream", "isaac-worker")
+    }
 
 
 def test_commands_exist():
@@ -361,12 +367,30 @@ def test_hadolint(dockerfile):
 
 
 def test_images_share_one_base_and_an_unprivileged_user():
-    assert [path.stem for path in DOCKERFILES] == ["api", "dispatcher", "sim"]
+    assert [path.stem for path in DOCKERFILES] == ["api", "dispatcher", "dream", "isaac-worker", "sim"]
     assert len({path.read_text().split("ARG BASE_IMAGE=")[1].split("\n")[0] for path in DOCKERFILES}) == 1
     for path in DOCKERFILES:
         last = path.read_text().split("\nFROM ")[-1]
-        assert "\nUSER 10001:10001\n" in last
+        # Isaac Sim's image has a user of its own, and its caches belong to that one.
+        user = "1234:1234" if path.stem == "isaac-worker" else "10001:10001"
+        assert f"\nUSER {user}\n" in last
         assert "PIP_CERT" not in last, "what the build needed is no part of the image"
+
+
+def test_nobody_accepts_the_licence_of_isaac_sim_for_the_user(tmp_path):
+    worker = _parsed()["services"]["isaac-worker"]
+    assert worker["environment"]["ACCEPT_EULA"] == ""
+    assert "ACCEPT_EULA" not in (ROOT / "docker" / "isaac-worker.Dockerfile").read_text()
+    started = tmp_path / "started"
+    (tmp_path / "python.sh").write_text(f"#!/bin/sh\ntouch {started}\n")
+    (tmp_path / "python.sh").chmod(0o755)
+    answers = {}
+    for said in ("", "no", "Y"):
+        env = {"PATH": os.environ["PATH"], "ISAAC_PYTHON": str(tmp_path / "python.sh"), "ACCEPT_EULA": said}
+        answers[said] = _run("bash", "docker/isaac-worker.sh", "self-test", env=env)
+        assert started.exists() == (said == "Y")
+    assert [answer.returncode for answer in answers.values()] == [3, 3, 0]
+    assert "FACTORY_ISAAC_ACCEPT_EULA=Y" in answers[""].stderr
 
 
 def test_the_api_image_stays_light():

@@ -18,9 +18,10 @@ from dreams.frame_book import keep_frames, kept_names, read_frames
 from dreams.frames import FirstFrame, dataset_frames, reset_frames
 from dreams.instructions import Instruction
 from dreams.lag import EXACT
+from dreams.motion import Labels
 from dreams.prompts import KnownScene, Place, Thing
 from dreams.variation import ImageModel, VariationSpec, looks_alike, variations
-from dreams.verify import Labels, verify
+from dreams.verify import verify
 from dreams.views import Grid
 from factory import failpoints, poses
 from factory.datasets import write_dataset
@@ -126,7 +127,7 @@ def test_a_set_made_elsewhere_gives_pictures_alone(dataset: Path, tmp_path: Path
         np.testing.assert_array_equal(frame.picture, other.picture)
         assert (frame.state, frame.replayable, frame.scene, frame.placements) == (None, False, None, {})
     backend = KinematicBackend(kinematic.TASK)
-    labels = Labels(motion=np.zeros((4, 7)))
+    labels = Labels(motion=np.zeros((4, 7)), confidence=np.ones(4))
     assert verify(labels, found[0].state, backend, model_sha=found[0].model_sha).tier == "not_replayable"
 
 
@@ -145,7 +146,7 @@ def test_resets_are_what_attempts_of_the_seed_start_from_and_continue_from_there
         backend.restore(0, frame.state)
         state = {key: value[None] for key, value in backend.sim_state(0).items()}
         np.testing.assert_array_equal(GRID.split(frame.picture[None])["wrist"][0], drawn(state, {})["wrist"])
-        labels = Labels(motion=np.zeros((4, 7)))
+        labels = Labels(motion=np.zeros((4, 7)), confidence=np.ones(4))
         stays = verify(labels, frame.state, backend, model_sha=frame.model_sha, lag=EXACT)
         assert (stays.tier, stays.off_m < 1e-9) == ("executed_failure", True)
     alone = list(reset_frames(backend, drawn, GRID, count=3, seed=5, skip={found[0].name, found[1].name}))

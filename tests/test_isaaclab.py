@@ -1,9 +1,10 @@
-"""Isaac Lab's backend on environments that only look like Isaac Lab's: the contract of all backends, and its own laws."""
+"""Isaac Lab's backend on environments that only look like Isaac Lab's: the contract of backends, and its own laws."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,9 +118,16 @@ def demonstrate(backend: Any, seed: int) -> Demo:
 SPEC = GenerationSpec(seed=5, end_jitter_steps=(0, 2), noise_normalised=0.001, early_ending=False)
 
 
-def attempts(scene: str, num_envs: int, count: int = 3, task: TaskSpec = STACK) -> dict[int, AttemptResult]:
-    backend = open_backend(on_fake(task, scene), name="isaaclab", num_envs=num_envs)
-    sources = prepare_sources(backend, backend.task, [demonstrate(backend, seed) for seed in (1, 2)], SPEC).sources
+@cache
+def demonstrations() -> tuple[Demo, ...]:
+    """Recorded once, on 3.0; their states serve both versions."""
+    backend = open_backend(on_fake(STACK, "stack_v3"), name="isaaclab")
+    return tuple(demonstrate(backend, seed) for seed in (1, 2))
+
+
+def attempts(scene: str, num_envs: int, count: int = 2) -> dict[int, AttemptResult]:
+    backend = open_backend(on_fake(STACK, scene), name="isaaclab", num_envs=num_envs)
+    sources = prepare_sources(backend, backend.task, demonstrations(), SPEC).sources
     return {r.index: r for r in run_attempts(backend, backend.task, sources, SPEC, range(count))}
 
 
@@ -140,13 +148,17 @@ def assert_alike(some: dict[int, AttemptResult], others: dict[int, AttemptResult
 
 
 def test_attempts_build_the_tower(alone: dict[int, AttemptResult]) -> None:
-    assert [r.held for r in alone.values()] == [True] * 3
+    assert [r.held for r in alone.values()] == [True] * 2
     assert all(r.failure is None and not r.scene.contacts["environment|success"][0] for r in alone.values())
 
 
 @pytest.mark.parametrize(
     ("scene", "num_envs"),
-    [("stack_v3", 4), ("stack_v2", 1), pytest.param("stack_v2", 64, marks=pytest.mark.slow)],
+    [
+        ("stack_v2", 4),
+        pytest.param("stack_v3", 4, marks=pytest.mark.slow),
+        pytest.param("stack_v2", 64, marks=pytest.mark.slow),
+    ],
 )
 def test_neither_how_many_environments_nor_the_version_matters(
     alone: dict[int, AttemptResult], scene: str, num_envs: int
@@ -156,9 +168,10 @@ def test_neither_how_many_environments_nor_the_version_matters(
 
 def test_success_that_does_not_last_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     """Isaac Lab's own generator counts a success that was true in a single step."""
+    demonstrations()
     passing = replace(fake_mimic.STACK, success=lambda env: fake_mimic._grasped(env, "cube_3"))
     monkeypatch.setattr(fake_mimic, "STACK", passing)
-    (result,) = attempts("stack_v3", 1, count=1).values()
+    (result,) = attempts("stack_v3", 4, count=1).values()
     assert (result.touched, result.held) == (True, False)
     assert result.failure is not None
 
@@ -179,16 +192,23 @@ def test_the_environments_own_actions_are_kept(alone: dict[int, AttemptResult]) 
 # --- lock step --------------------------------------------------------------------------------------------------------
 
 
-def test_a_diverged_environment_does_not_spoil_its_neighbours() -> None:
+def test_a_diverged_environment_does_not_spoil_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = open_backend(on_fake(STACK, "stack_v3"), name="isaaclab", num_envs=3)
     scene, _ = start(backend, 1, 5)
     block = roam(scene, backend.task.robot, seed=1, steps=8)
     expected = run(backend, 1, block)
     start(backend, 1, 5)
     other, _ = start(backend, 0, 6)
-    broken = roam(other, backend.task.robot, seed=2, steps=8)
-    broken["right"].gripper[5] = np.nan  # fingers take it over, and the state is no state any more
-    results = backend.advance({0: broken, 1: block})
+    env = backend.world.opened.env
+    taken = len(env.steps) + 5
+
+    def move(actions: Array) -> None:
+        type(env)._move(env, actions)
+        if len(env.steps) == taken:
+            env.joints[0] = np.nan
+
+    monkeypatch.setattr(env, "_move", move)
+    results = backend.advance({0: roam(other, backend.task.robot, seed=2, steps=8), 1: block})
     assert not results[0].stable
     assert len(results[0].actions) == len(results[0].scene) == 5
     assert_same(results[1], expected, within=2e-5)
@@ -265,9 +285,10 @@ def test_what_cannot_be_opened_is_named() -> None:
     backend = open_backend(on_fake(STACK, "stack_v3"), name="isaaclab")
     with pytest.raises(BackendError, match="environment 1 does not exist"):
         start(backend, 1, 0)
+    start(backend, 0, 0)
+    short = replace(backend.snapshot(0), integration=np.zeros(3))
     with pytest.raises(BackendError, match="the snapshot has 3 numbers"):
-        start(backend, 0, 0)
-        backend.restore(0, replace(backend.snapshot(0), integration=np.zeros(3)))
+        backend.restore(0, short)
 
 
 class TiledCameraCfg(SimpleNamespace):

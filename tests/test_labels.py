@@ -24,10 +24,10 @@ from dreams.idm import horizon_of, open_idm, whole_windows
 from dreams.idm_net import IdmSpec
 from dreams.idm_training import train_idm
 from dreams.label_card import idm_card
-from dreams.labelling import Labels, Reading, Seen, correction, label
+from dreams.labelling import Reading, Seen, correction, label
 from dreams.latent_card import latent_card
 from dreams.latents import LatentSpec, bounded, codes_of, latent_labels, open_latents, rounded, train_latents
-from dreams.motion import poses_of
+from dreams.motion import Labels, poses_of
 from dreams.timebase import TimeBase, windows
 from dreams.views import Grid
 from dreams.vision import EyeSpec

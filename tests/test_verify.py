@@ -10,7 +10,7 @@ import pytest
 
 from dreams.lag import EXACT, OSC, Lag, between, followed, measured_lag, moved, target_for
 from dreams.motion import hands_of, motion_of
-from dreams.verify import MODES, TIERS, Labels, counted_tiers, episode_of_verification, record_of, verify
+from dreams.verify import MODES, TIERS, counted_tiers, episode_of_verification, record_of, verify
 from factory import poses
 from factory.demos import Demo, read_demos
 from factory.episodes import check
@@ -31,7 +31,8 @@ def labels_of(scene: SceneState, actions: np.ndarray, backend: SimBackend) -> La
     robot = backend.task.robot
     T = {eef: poses.inverse(scene.T_world_base[eef]) @ scene.T_world_eef[eef] for eef in robot.eefs}
     fingers = {eef: actions[:, slice(*spec.gripper_action)] for eef, spec in robot.eefs.items()}
-    return Labels(motion=motion_of(T, fingers))
+    motion = motion_of(T, fingers)
+    return Labels(motion=motion, confidence=np.ones(len(motion)))
 
 
 def oracle(backend: SimBackend, demo: Demo) -> tuple[Labels, Snapshot]:
@@ -82,7 +83,7 @@ def test_shuffled_reversed_and_empty_labels_fail(
     backend = KinematicBackend(TASK)
     for number, demo in enumerate(demos):
         labels, start = oracle(backend, demo)
-        wrong = Labels(motion=spoil(labels.motion, np.random.default_rng(number)))
+        wrong = replace(labels, motion=spoil(labels.motion, np.random.default_rng(number)))
         assert verify(wrong, start, backend, model_sha=sha(backend), mode=mode).tier == "executed_failure"
 
 
@@ -112,12 +113,12 @@ def test_what_cannot_be_executed_is_not_replayable_and_says_why(demos: tuple[Dem
         )
     )
     far = {"right": np.tile(np.eye(4), (len(labels.motion) + 1, 1, 1))}
-    wider = Labels(motion=np.pad(labels.motion, ((0, 0), (0, 1))))
+    wider = replace(labels, motion=np.pad(labels.motion, ((0, 0), (0, 1))))
     asked: dict[str, tuple[Labels, Snapshot | None, KinematicBackend, str]] = {
         "no simulator state": (labels, None, backend, sha(backend)),
         "of another scene": (labels, start, other, sha(backend)),
         "unnamed": (labels, start, backend, ""),
-        "not finite from step 7": (Labels(motion=broken), start, backend, sha(backend)),
+        "not finite from step 7": (replace(labels, motion=broken), start, backend, sha(backend)),
         "8 numbers a step": (wider, start, backend, sha(backend)),
         "m from where the right hand is": (replace(labels, T_base_eef=far), start, backend, sha(backend)),
         "poses of left": (replace(labels, T_base_eef={"left": far["right"]}), start, backend, sha(backend)),
@@ -178,7 +179,7 @@ def test_two_arms_are_verified_by_their_names() -> None:
     assert labels.motion.shape[1] == sum(6 + fingers for fingers in hands_of(task.robot).values())
     assert verify(labels, start, backend, model_sha=sha(backend)).tier == "executed_success"
     half = len(labels.motion[0]) // 2
-    swapped = Labels(motion=np.concatenate([labels.motion[:, half:], labels.motion[:, :half]], axis=1))
+    swapped = replace(labels, motion=np.concatenate([labels.motion[:, half:], labels.motion[:, :half]], axis=1))
     assert verify(swapped, start, backend, model_sha=sha(backend)).tier == "executed_failure"
 
 
@@ -249,7 +250,7 @@ def test_true_motion_of_a_real_arm_succeeds_when_tracked_and_standing_still_does
             found = verify(labels, start, backend, model_sha=sha(backend))
             assert found.tier == "executed_success", found.reason
             assert found.off_m < 0.01
-            still = Labels(motion=np.zeros_like(labels.motion))
+            still = replace(labels, motion=np.zeros_like(labels.motion))
             assert verify(still, start, backend, model_sha=sha(backend)).tier == "executed_failure"
         smaller = replace(start, integration=start.integration[:-1])
         assert "does not load" in verify(labels, smaller, backend, model_sha=sha(backend)).reason

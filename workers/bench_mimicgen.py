@@ -1,22 +1,18 @@
 """MimicGen's own generator beside ours, where the user has it: run as a subprocess, never imported.
 
-MimicGen is distributed as source under a non-commercial licence; a package of that name on public indexes is something
-else. `--mimicgen-python` names the interpreter of an environment in which its documented commands work.
+See `mimicgen` for how it is reached, and why so.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from factory.errors import BackendError
-
-_WHERE = "import mimicgen, pathlib; print(pathlib.Path(mimicgen.__path__[0]) / 'exps/templates/robosuite')"
+from workers import mimicgen
 
 
 def measure(python: Path, task: str, source: Path, *, attempts: int, seed: int) -> dict[str, Any]:
@@ -32,11 +28,7 @@ def measure(python: Path, task: str, source: Path, *, attempts: int, seed: int) 
     Raises:
         BackendError: that environment has no MimicGen, no such template, or its command failed.
     """
-    templates = _run([str(python), "-c", _WHERE], f"{python} has no MimicGen").strip()
-    template = Path(templates) / f"{task}.json"
-    if not template.exists():
-        known = sorted(file.stem for file in Path(templates).glob("*.json"))
-        raise BackendError(f"MimicGen has no template {task!r}; it has {', '.join(known)}")
+    template = mimicgen.template_of(python, task)
     with tempfile.TemporaryDirectory(prefix="factory-bench-") as folder:
         config = json.loads(template.read_text(encoding="utf-8"))
         experiment = config["experiment"]
@@ -47,14 +39,14 @@ def measure(python: Path, task: str, source: Path, *, attempts: int, seed: int) 
         path = Path(folder, "config.json")
         path.write_text(json.dumps(config), encoding="utf-8")
         before, began = os.times(), time.time()
-        command = [str(python), "-m", "mimicgen.scripts.generate_dataset", "--config", str(path), "--auto-remove-exp"]
-        _run(command, "MimicGen's generate_dataset failed")
+        words = ["-m", "mimicgen.scripts.generate_dataset", "--config", str(path), "--auto-remove-exp"]
+        mimicgen.run(python, words, "MimicGen's generate_dataset failed")
         after, ended = os.times(), time.time()
         (stats,) = Path(folder).rglob("important_stats.json")
         facts = json.loads(stats.read_text(encoding="utf-8"))
     spent = (after.children_user + after.children_system) - (before.children_user + before.children_system)
     return {
-        "command": " ".join(command[1:3]),
+        "command": " ".join(words[:2]),
         "attempts": int(facts["num_attempts"]),
         "successes": int(facts["num_success"]),
         "cpu_s": spent,
@@ -62,13 +54,3 @@ def measure(python: Path, task: str, source: Path, *, attempts: int, seed: int) 
         "attempts_per_cpu_s": facts["num_attempts"] / spent,
         "successes_per_cpu_s": facts["num_success"] / spent,
     }
-
-
-def _run(command: list[str], what: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the user's choice
-    except OSError as error:
-        raise BackendError(f"{what}: {error}") from error
-    if done.returncode != 0:
-        raise BackendError(f"{what}: {done.stderr.strip()[-500:]}")
-    return done.stdout

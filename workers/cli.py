@@ -19,6 +19,7 @@ import typer
 from factory.specs import GenerationSpec, RenderSpec, Selection, SelectionStrategy
 from workers import processes
 from workers.dream_cli import app as dream_app
+from workers.isaac_cli import app as isaac_app
 from workers.speaking import say, sentences
 
 processes.single_threaded()
@@ -34,6 +35,7 @@ app = typer.Typer(
 demos_app = typer.Typer(help="Look into demonstration files.", no_args_is_help=True)
 app.add_typer(demos_app, name="demos")
 app.add_typer(dream_app, name="dream")
+app.add_typer(isaac_app, name="isaac")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -198,10 +200,11 @@ def generate(
     paraphrases: Annotated[bool, typer.Option(help="Vary the wording of the instruction.")] = False,
     early_ending: Annotated[bool, typer.Option(help="End attempts as soon as they can be proved hopeless.")] = True,
     backend: Annotated[
-        Literal["robosuite", "robosuite/exact", "mjwarp", "kinematic"],
+        Literal["robosuite", "robosuite/exact", "mjwarp", "kinematic", "isaaclab"],
         typer.Option(
             help="Simulator: robosuite with compiled control, or with its own controls bit for bit; mjwarp runs many "
-            "attempts in lock step on a GPU and never twice the same; kinematic has no physics."
+            "attempts in lock step on a GPU and never twice the same; kinematic has no physics; isaaclab is for Isaac "
+            "Lab's tasks, where it is installed."
         ),
     ] = "robosuite",
     worlds: Annotated[

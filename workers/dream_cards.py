@@ -1,8 +1,8 @@
-"""Report cards: what a model's word is worth, measured on episodes of which the truth is known."""
+"""Report cards: what labels and dreams are worth, measured where the truth is known or can be tried out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from dreams.clips import Clip
 from dreams.embodiments import starts_of
 from dreams.idm import open_idm
 from dreams.label_card import idm_card
-from dreams.labelling import Labels, label
-from dreams.motion import poses_of
+from dreams.labelling import label
+from dreams.motion import Labels, poses_of
+from dreams.pixel_checks import PixelLimits, look
 from factory.errors import SpecError
+from factory.statistics import wilson
+from workers import dreaming
 from workers.dream_training import clips_of
 
 _TILE, _GAP, _TEXT, _COLUMNS = 240, 8, 16, 4
@@ -72,5 +75,76 @@ def _draw(pairs: Sequence[tuple[Clip, Labels]], starts: dict[str, Any], out: Pat
         off = 1e3 * np.linalg.norm(found - true, axis=1)
         draw.text((left, top + _TILE + 1), f"{off[-1]:.0f} mm off at the end, {off.max():.0f} at most", font=font,
                   fill=_PALE)  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out)
+
+
+def dream_card(run: dreaming.Run, beside: Mapping[str, dreaming.Run], *, out: Path | None = None) -> dict[str, Any]:
+    """Return what a run of dreams is worth, beside its controls, and draw it; see `workers.dream_controls`.
+
+    "follows" is the share of all dreams that came true when they were carried out: one that could not be is none. The
+    tiers' shares are of all dreams as well. Things are kept where no coloured thing jumps or vanishes.
+
+    Args:
+        run: verified.
+        beside: what it is called -> a verified control.
+        out: a PNG.
+
+    Raises:
+        SpecError: a run was not verified, or a control has another number of dreams.
+    """
+    figures = {"dreams": _worth(run)} | {name: _worth(each) for name, each in beside.items()}
+    counts = {name: each["dreams"] for name, each in figures.items()}
+    if len(set(counts.values())) > 1:
+        raise SpecError(f"runs of different sizes cannot stand beside each other: {counts}")
+    if out is not None:
+        _draw_shares({name: each["follows"] for name, each in figures.items()}, out)
+    return figures
+
+
+def _worth(run: dreaming.Run) -> dict[str, Any]:
+    from dreams.generate import leakage  # noqa: PLC0415 - brings torch
+
+    found = dreaming.summary(run)
+    if found["tiers"]["not_tried"]:
+        raise SpecError(f"{run.root} has dreams that were not tried; `factory dream verify {run.root}` goes on with it")
+    count = found["dreams"]
+    looks, light = [], []
+    for _, _, frame, dreamt in dreaming.each_dream(run):
+        looks.append(look(dreamt.rounds()[0], dreamt.grid, first=frame.picture))
+        light.append(leakage(dreamt.frames, dreamt.grid))
+    limits = PixelLimits()
+    kept = sum(each.jump <= limits.most_jump and each.left >= limits.least_left for each in looks)
+    known = [each for each in light if each is not None]
+    return {
+        "dreams": count,
+        "follows": _share(found["tiers"]["executed_success"], count),
+        "tiers": {name: _share(number, count) for name, number in found["tiers"].items() if name != "not_tried"},
+        "things_kept": _share(kept, count),
+        "first_error": float(np.mean([each.first_error for each in looks])),
+        "leakage": float(np.mean(known)) if known else None,
+    }
+
+
+def _share(number: int, of: int) -> dict[str, Any]:
+    value, low, high = wilson(number, of)
+    return {"value": value, "low": low, "high": high, "n": of}
+
+
+def _draw_shares(shares: Mapping[str, dict[str, Any]], out: Path) -> None:
+    """Draw shares as bars with their intervals, the first one in colour."""
+    left, width, row = 110, 460, 30
+    sheet = Image.new("RGB", (left + width + 130, _TEXT * 2 + row * len(shares) + _GAP), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw.text((_GAP, 4), "came true when carried out, of all dreams; lines: 95 % intervals", font=font, fill=_INK)
+    for number, (name, share) in enumerate(shares.items()):
+        top = 2 * _TEXT + number * row
+        draw.text((_GAP, top + 3), name, font=font, fill=_INK)
+        draw.rectangle((left, top, left + width, top + row - 10), fill=(232, 235, 239))
+        draw.rectangle((left, top, left + width * share["value"], top + row - 10), fill=_READ if number == 0 else _TRUE)
+        middle = top + (row - 10) // 2
+        draw.line((left + width * share["low"], middle, left + width * share["high"], middle), fill=_INK, width=2)
+        said = f"{share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
+        draw.text((left + width + _GAP, top + 3), said, font=font, fill=_PALE)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)

@@ -96,6 +96,7 @@ def propose(
     per_frame: Annotated[int, typer.Option(min=1, help="Instructions for each first frame, at most.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Dreams of each instruction.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first dream; others count on.")] = 0,
+    like: Annotated[Path | None, typer.Option(help="Or: the first frames and sentences of this run.")] = None,
     endpoint: Url = "",
     model: Model = "",
     budget_usd: Budget = None,
@@ -104,11 +105,15 @@ def propose(
 ) -> None:
     """Propose what to do in each first frame: by what the simulator knows, or by a multimodal model."""
     from dreams.instructions import counted
-    from workers import dreaming
+    from workers import dream_controls, dreaming
 
-    where = existing_run(run)
-    asks = endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
-    made = dreaming.propose(where, per_frame=per_frame, seeds=seeds, seed=seed, asks=asks)
+    if like is not None:
+        where = dreaming.Run(root=run)
+        made = dream_controls.same(where, existing_run(like), seed=seed)
+    else:
+        where = existing_run(run)
+        asks = endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
+        made = dreaming.propose(where, per_frame=per_frame, seeds=seeds, seed=seed, asks=asks)
     found = counted(proposal.instruction for _, _, proposal in where.proposals())
     counts = [{"thing": thing, "target": target, "dreams": n} for (thing, target), n in sorted(found.items())]
     lines = "\n".join(f"  {each['dreams']:4d}  {each['thing']} -> {each['target']}" for each in counts)
@@ -275,6 +280,7 @@ def show(
     *,
     out: Annotated[Path | None, typer.Option(help="Also draw dreams, verdicts and tiers into this PNG.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Dreams that are drawn.")] = 16,
+    truth: Annotated[Path | None, typer.Option(help="A run of real videos to draw beside them.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what became of a run of dreams, and draw it."""
@@ -285,7 +291,7 @@ def show(
     if out is not None:
         from workers.dream_pictures import strips
 
-        strips(where, out, count=count)
+        strips(where, out, count=count, truth=existing_run(truth) if truth else None)
         facts["picture"] = str(out)
     told(facts, tiers_said(facts) + (f"\npicture: {out}" if out else ""), as_json)
 
@@ -323,14 +329,42 @@ def control(
         found = clips_of_datasets([needed(dataset, "--dataset")], views, size, frames, stride)
         made = dream_controls.nearest(where, existing_run(needed(of, "--of")), found)
     else:
-        from dreams.video import Sampling, open_model
+        from dreams.video import open_model
 
         other = existing_run(needed(of, "--of"))
         opened = open_model(needed(model, "--model"))
         dream_controls.shuffled(where, other)
-        made = dreaming.dream(where, opened, Sampling())
+        made = dreaming.dream(where, opened, next(dreaming.each_dream(other))[3].sampling)
         dream_controls.own_sentences(where, other)
     told({"run": str(run), "dreams": made}, f"{made} dreams of the control {kind!r} in {run}", as_json)
+
+
+@app.command(epilog="Example: factory dream card runs/first --beside frozen=runs/frozen --beside real=runs/real")
+@sentences
+def card(
+    run: RunFolder,
+    *,
+    beside: Annotated[list[str] | None, typer.Option(help="A control, NAME=RUN; may be given several times.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the shares that came true into this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run of dreams beside its controls: what came true, what vanished, what leaked."""
+    from workers.dream_cards import dream_card
+
+    controls = {}
+    for given in beside or []:
+        name, equals, folder = given.partition("=")
+        if not equals:
+            raise SpecError(f"a control is {given!r}; expected NAME=RUN, such as frozen=runs/frozen")
+        controls[name] = existing_run(Path(folder))
+    found = dream_card(existing_run(run), controls, out=picture)
+    lines = {
+        name: f"{true['value']:.1%} came true ({true['low']:.1%} to {true['high']:.1%}), "
+        f"things kept in {each['things_kept']['value']:.0%}"
+        for name, each in found.items()
+        for true in (each["follows"],)
+    }
+    told(found, lines_of(lines), as_json)
 
 
 @app.command("run", epilog="Example: factory dream run runs/first tabletop --video models/video/training/model")

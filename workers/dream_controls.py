@@ -88,6 +88,14 @@ def shuffled(run: dreaming.Run, of: dreaming.Run) -> int:
     return len(moved)
 
 
+def same(run: dreaming.Run, of: dreaming.Run, *, seed: int) -> int:
+    """Prepare a run from the starts and under the sentences of another, seeds counted on; return how many dreams."""
+    _same_starts(run, of)
+    every = [(name, seed + number, proposal) for number, (name, _, proposal) in enumerate(of.proposals())]
+    dreaming.keep_proposals(run, every)
+    return len(every)
+
+
 def own_sentences(run: dreaming.Run, of: dreaming.Run) -> None:
     """Judge a shuffled control by the sentences of the run it is a control of."""
     dreaming.keep_proposals(run, of.proposals())

@@ -19,8 +19,14 @@ _INK, _PALE, _PAPER = (24, 28, 36), (104, 112, 126), (250, 250, 248)
 _COLOURS = {"executed_success": (24, 128, 56), "executed_failure": (176, 40, 32)}
 
 
-def strips(run: dreaming.Run, out: Path, *, count: int = 16) -> Path:
+def strips(run: dreaming.Run, out: Path, *, count: int = 16, truth: dreaming.Run | None = None) -> Path:
     """Draw the first dreams of a run, none left out, each above its simulator twin where it was executed.
+
+    Args:
+        run: the run.
+        out: a PNG.
+        count: how many dreams.
+        truth: a run of real videos from the same starts under the same sentences, to be drawn between the two.
 
     Raises:
         SpecError: nothing was dreamt.
@@ -31,7 +37,8 @@ def strips(run: dreaming.Run, out: Path, *, count: int = 16) -> Path:
     twins = _twins(run, [(name, frame.task) for name, _, frame, _ in rows])
     height, width = rows[0][3].frames.shape[1:3]
     tile = (_TILE * width // height, _TILE)
-    lines = [1 + (name in twins) for name, *_ in rows]
+    real = {name: found for name, *_ in rows if truth is not None and (found := truth.dream(name)) is not None}
+    lines = [1 + (name in real) + (name in twins) for name, *_ in rows]
     sheet = Image.new(
         "RGB",
         (_MARGIN + _PICTURES * (tile[0] + _GAP), sum(n * (tile[1] + _GAP) + _TEXT for n in lines)),
@@ -46,7 +53,8 @@ def strips(run: dreaming.Run, out: Path, *, count: int = 16) -> Path:
         end = sheet.width - 6 - draw.textlength(f"{verdict} / {tier}", font=font)
         draw.text((end, top + 3), f"{verdict} / {tier}", font=font, fill=_COLOURS.get(tier, _PALE))
         top += _TEXT
-        for kind, frames in (("dream", dreamt.rounds()[0]), ("twin", twins.get(name))):
+        shown = real[name].rounds()[0] if name in real else None
+        for kind, frames in (("dream", dreamt.rounds()[0]), ("real", shown), ("twin", twins.get(name))):
             if frames is None:
                 continue
             draw.text((6, top + tile[1] // 2 - 6), kind, font=font, fill=_PALE)

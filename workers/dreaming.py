@@ -25,7 +25,7 @@ from dreams.clips import Clip
 from dreams.frame_book import keep_frames, kept_names, read_frames
 from dreams.frames import FirstFrame, dataset_frames, reset_frames
 from dreams.instructions import Instruction
-from dreams.motion import hands_of
+from dreams.motion import Labels, hands_of
 from dreams.prompts import KnownScene, Place, Proposal, Thing, propose_by_model, propose_from_state
 from dreams.views import Grid
 from factory import poses
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from dreams.generate import Dream, Wish
     from dreams.idm import Idm
     from dreams.judge import Asks, Judgement, JudgeSpec
-    from dreams.labelling import Labels
     from dreams.latents import LatentModel
     from dreams.verify import Mode
     from dreams.video import DreamModel, Sampling
@@ -412,8 +411,6 @@ def _keep_labels(run: Run, name: str, labels: Labels) -> None:
 
 def read_labels(run: Run, name: str) -> Labels | None:
     """Return a dream's labels; None where nobody read it."""
-    from dreams.labelling import Labels  # noqa: PLC0415
-
     arrays, said = run.arrays("labels", name), run.record("labels", name)
     if arrays is None or said is None:
         return None
@@ -526,7 +523,7 @@ def _verify_one(
         found = _not_replayable(f"task {frame.task!r} cannot say whether {proposal.instruction.text!r} was done", mode)
     else:
         found = verifying.verify(
-            verifying.Labels(motion=labels.motion, T_base_eef=labels.T_base_eef or {}),
+            labels,
             frame.state,
             backend,
             model_sha=frame.model_sha,

@@ -73,7 +73,6 @@ def lend(asked: Lending, board: Board) -> Totals:
         if ending.is_set():
             raise KeyboardInterrupt
         ending.set()
-        board.say("finishing attempts in progress; once more to stop at once")
         for puller in pullers:
             puller.stop()
 

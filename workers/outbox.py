@@ -50,7 +50,9 @@ class Outbox:
         self._uplink = uplink
         self._waiting: deque[Pending] = deque()
         self._ending = threading.Event()
-        self._pool = ThreadPoolExecutor(_FILES, thread_name_prefix="files")
+        self._pool = ThreadPoolExecutor(_FILES, thread_name_prefix="send")
+        # One after the other: units of one job need the same files, which are there for the second.
+        self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch")
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -116,12 +118,13 @@ class Outbox:
 
     def fetch(self, needs: Sequence[Need]) -> Future[None] | None:
         """Have files fetched; None when there are none to fetch."""
-        return self._pool.submit(self._fetch, needs) if needs else None
+        return self._fetcher.submit(self._fetch, needs) if needs else None
 
     def close(self) -> None:
         """Stop all that is on its way."""
         self._ending.set()
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._pool, self._fetcher):
+            pool.shutdown(cancel_futures=True)
 
     def _send(self, job_id: str, files: Mapping[str, Path]) -> None:
         for sha256, path in files.items():

@@ -128,6 +128,7 @@ class Puller:
         self._slots: dict[str, _Slot] = {}
         self._avoid: set[str] = set()
         self._speed: dict[str, float] = {}
+        self._told_to_stop = False
         self._stop_by: float | None = None
         self._beat_at = self._poll_at = self._retry_at = self._away_since = 0.0
         self._failures = 0
@@ -147,6 +148,8 @@ class Puller:
                 for news in self._transport.wait(_TICK_S):
                     self._take(news)
                 self._end_the_silent()
+                if self._told_to_stop and self._stop_by is None:
+                    self._let_go()
                 self._submit()
                 for do in (self._beat, self._commit, self._feed):
                     self._when_reached(do)
@@ -159,9 +162,12 @@ class Puller:
         return self._counted()
 
     def stop(self) -> None:
-        """Take no more work, and end as soon as the attempts in progress are answered."""
-        if self._stop_by is not None:
-            return
+        """Take no more work, and end as soon as the attempts in progress are answered; a signal may call it."""
+        self._told_to_stop = True
+
+    def _let_go(self) -> None:
+        """Take from the workers what they have not begun."""
+        self._told("finishing attempts in progress; once more to stop at once")
         self._stop_by = time.monotonic() + _GRACE_S
         for slot in self._slots.values():
             # An attempt in progress is worth waiting for; a simulator that is just opening, or a thousand worlds, not.
@@ -400,7 +406,7 @@ class Puller:
         at, waiting = time.monotonic(), len(self._outbox) > 0
         if self._stop_by is not None:
             return at > self._stop_by or not (waiting or any(slot.finishing for slot in self._slots.values()))
-        if waiting or any(slot.held for slot in self._slots.values()):
+        if waiting or not self._slots or any(slot.held for slot in self._slots.values()):
             self._busy_at = at
         return idle_s is not None and not self._away_since and at - self._busy_at > idle_s
 

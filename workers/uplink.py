@@ -139,6 +139,8 @@ class Uplink:
     def _send_part(self, job_id: str, path: Path, sha256: str, offset: int) -> wire.Arrived:
         with path.open("rb") as file:
             whole = file.seek(0, 2)
+            # Where all of it arrived and its end was not noticed, the last part is said again.
+            offset = min(offset, max(0, whole - self._part_bytes)) if offset >= whole else offset
             file.seek(offset)
             part = file.read(self._part_bytes)
         headers = self._headers | {"Content-Range": f"bytes {offset}-{offset + len(part) - 1}/{whole}"}

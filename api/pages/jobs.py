@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
+from sqlmodel import Session
 
 from api import jobs
-from api.pages import overview
+from api.pages import dreams, overview
 from api.pages.door import In, Reader, Writer, go, rooms
 from api.pages.rendering import flat, page
 from api.reproducing import reproduce
@@ -27,7 +28,9 @@ def job_list(request: Request, service: In, _: Reader, state: str = "", after: s
     """Show the jobs, newest first."""
     chosen = state if state in overview.FILTERS else ""
     with service.database.reading() as session:
-        rows, more = jobs.listed(session, after=after, limit=_A_PAGE, status=overview.FILTERS[chosen][1])
+        rows, more = jobs.listed(
+            session, after=after, limit=_A_PAGE, status=overview.FILTERS[chosen][1], purpose=overview.LISTED
+        )
         cards = overview.cards(session, rows, points=_SPARK_POINTS)
         counts = overview.counts(session)
     asked = {k: v for k, v in {"state": chosen, "after": after or ""}.items() if v}
@@ -52,7 +55,7 @@ def job_page(request: Request, service: In, _: Reader, job_id: str) -> HTMLRespo
     """Show one job."""
     with service.database.reading() as session:
         job = jobs.get(session, job_id)
-        values = overview.live(session, job)
+        values = overview.live(session, job) | _dreaming(session, job)
     spec: JobSpec = values["spec"]
     return page(
         request,
@@ -60,9 +63,13 @@ def job_page(request: Request, service: In, _: Reader, job_id: str) -> HTMLRespo
         **values,
         title=values["job"]["title"],
         again=reproduce(job, spec, str(request.base_url)),
-        asked=_asked(spec, job),
-        settings=flat({"generation": values["row"].spec["generation"], "render": job.spec.get("render") or {}}),
-        executor=[(k, v) for k, v in (job.executor or {}).items()],
+        asked=dreams.settings(job) if spec.dream else _asked(spec, job),
+        settings=flat(
+            job.spec["dream"]
+            if spec.dream
+            else {"generation": values["row"].spec["generation"], "render": job.spec.get("render") or {}}
+        ),
+        executor=list((job.executor or (job.result or {}).get("models", {})).items()),
         refused=job.refused,
     )
 
@@ -71,8 +78,9 @@ def job_page(request: Request, service: In, _: Reader, job_id: str) -> HTMLRespo
 def job_live(request: Request, service: In, _: Reader, job_id: str) -> HTMLResponse:
     """Return the part of a job's page that changes."""
     with service.database.reading() as session:
-        values = overview.live(session, jobs.get(session, job_id))
-    return page(request, "_job_live.html", **values)
+        job = jobs.get(session, job_id)
+        values = overview.live(session, job) | _dreaming(session, job)
+    return page(request, values["part"], **values)
 
 
 @router.post("/jobs/{job_id}/{verb}")
@@ -82,6 +90,14 @@ def job_action(service: In, _: Writer, job_id: str, verb: Literal["cancel", "pau
     with service.database.transaction() as session:
         act(session, job_id)
     return go(f"/jobs/{job_id}")
+
+
+def _dreaming(session: Session, job: Job) -> dict[str, Any]:
+    """Return what a job's page is made of: which template its changing part has, and what that needs besides."""
+    if job.purpose != "dream":
+        return {"part": "_job_live.html"}
+    found = dreams.live(session, job)
+    return {"part": "_dream_live.html", "dreaming": found, "asked_judge": found["asked"].judge != "nobody"}
 
 
 def _asked(spec: JobSpec, job: Job) -> list[tuple[str, str]]:

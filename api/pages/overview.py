@@ -19,6 +19,9 @@ _MOST_FOR_SPARK = 20_000
 _EVERY_S = ((20_000, 2), (200_000, 5), (2_000_000, 15))
 """How often an open page asks about a job of at most so many attempts: its course is counted anew each time."""
 
+LISTED = ("generate", "dream")
+"""Purposes of the jobs that the list shows; pilots and exports are seen where they were asked for."""
+
 FILTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "": ("All", ()),
     "active": ("Active", jobs.ACTIVE),
@@ -41,7 +44,7 @@ def _card(session: Session, job: Job, answer: answers.Job, points: int) -> dict[
     return {
         "id": job.id,
         "title": title(job, spec),
-        "what": f"{spec.task} {spec.generation.variant}",
+        "what": f"{'dreams' if spec.dream else spec.task} {spec.generation.variant}",
         "purpose": job.purpose,
         "status": job.status,
         "ended": words.rule(job.ended_by)[0] if job.status in jobs.FINAL else "",
@@ -66,12 +69,17 @@ def title(job: Job, spec: JobSpec) -> str:
     """Return what people call a job: its name, or else what it asks for."""
     if job.name:
         return job.name
+    if spec.dream is not None:
+        return f"{spec.limit:,} dreams of {', '.join(spec.dream.tasks[:2]) or spec.dream.dataset}"
     wanted = f"{spec.episodes:,} episodes" if spec.episodes is not None else f"{spec.attempts or 0:,} attempts"
     return f"{wanted} of {spec.task} {spec.generation.variant}"
 
 
 def progress(job: Job, spec: JobSpec) -> dict[str, Any]:
     """Return how far a job is: `done` of `wanted` things called `unit`, and the share of them."""
+    if spec.dream is not None:
+        share = answers.progress_of(job)
+        return {"done": round(share * spec.limit), "wanted": spec.limit, "unit": "dreams", "share": share}
     if job.status == "rendering" and job.to_render:
         done, wanted, unit = job.rendered, job.to_render, "drawn"
     elif job.purpose == "export":
@@ -85,7 +93,7 @@ def progress(job: Job, spec: JobSpec) -> dict[str, Any]:
 
 def counts(session: Session) -> dict[str, int]:
     """Return how many jobs each filter of the list shows."""
-    query = select(Job.status, func.count()).where(Job.purpose == "generate").group_by(Job.status)
+    query = select(Job.status, func.count()).where(col(Job.purpose).in_(LISTED)).group_by(Job.status)
     found = dict(session.exec(query).all())
     return {
         key: sum(n for state, n in found.items() if not states or state in states)

@@ -48,6 +48,8 @@ EVENTS: Mapping[str, str] = {
     "job.cancelled": "cancelled",
     "job.expired": "ran out of time",
     "job.executor": "fixed its executor",
+    "dream.stage": "began a stage",
+    "dream.ended": "dreams no further",
     "worker.died": "a worker died",
     "worker.unlike": "a worker was turned away: its runtime differs",
     "storage.failed": "storage failed",
@@ -57,6 +59,31 @@ EVENTS: Mapping[str, str] = {
     "push.failed": "could not push a dataset",
 }
 """Type of an event -> what the job did."""
+
+DREAMS: Mapping[str, tuple[str, str]] = {
+    "executed_success": ("came true", "good"),
+    "executed_failure": ("did not come true", "bad"),
+    "not_replayable": ("cannot be tried", "off"),
+    "not_tried": ("not tried yet", "wait"),
+    "accept": ("accepted", "good"),
+    "reject": ("rejected", "bad"),
+    "abstain": ("undecided", "hold"),
+    "error": ("no answer", "hold"),
+    "not_judged": ("not judged", "off"),
+}
+"""Tier or verdict of a dream -> words, kind of badge."""
+
+DREAM_STAGES: Mapping[str, str] = {
+    "prepare": "Are all models there?",
+    "frames": "First frames, with the simulator's state beside each.",
+    "propose": "What is to be done in each.",
+    "generate": "The video model imagines it.",
+    "judge": "Does the film show what was asked for?",
+    "label": "Actions are read from the pictures.",
+    "verify": "The actions are carried out in the simulator.",
+    "export": "Datasets are drawn and written.",
+}
+"""Stage of a job of dreams -> one sentence."""
 
 SEVERITIES: Mapping[str, str] = {"error": "bad", "warning": "hold", "note": "off"}
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from api import blobs, downloads, jobs, wire
 from api.context import In, Service
@@ -46,7 +47,7 @@ def ask(job_id: JobId, sha256: Sha256, owner: Owner, service: In, caller: Puller
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
-    responses=responses(413, 422, 507),
+    responses=responses(408, 413, 422, 507),
 )
 async def send(
     job_id: JobId,
@@ -60,7 +61,10 @@ async def send(
     """Send a part of a file. With the last one its hash is checked; a file that has another hash is thrown away."""
     start, whole, length = _part(content_range)
     await run_in_threadpool(_check, service, caller, owner, job_id)
-    content = await request.body()
+    try:
+        content = await request.body()
+    except ClientDisconnect as error:
+        raise ServiceError("the part broke off on its way", status=408, code="broke_off") from error
     if len(content) != length:
         raise _bad_range(content_range, f"the part has {len(content)} bytes, its Content-Range says {length}")
     offset, complete = await run_in_threadpool(

@@ -114,6 +114,7 @@ def heartbeat(asked: wire.Beat, service: In, caller: Puller) -> wire.Beaten:
         leases.heartbeat(session, asked.owner, holds=holds - lost)
         leases.reclaim(session)
         leases.report(session, [_row(asked, state) for state in asked.workers])
+    blobs.sweep(service)
     return wire.Beaten(lost=sorted(lost))
 
 
@@ -162,8 +163,6 @@ def commit(asked: wire.Answers, service: In, caller: Puller) -> wire.Entered:
             if unit is not None and unit.epoch == death.epoch:
                 _bury(session, unit, death)
         session.exec(delete(Worker).where(col(Worker.id).in_([death.worker for death in asked.deaths])))
-    if receipt.ended:
-        blobs.sweep(service)
     return wire.Entered(
         committed=receipt.committed,
         lost=sorted(receipt.lost | foreign),

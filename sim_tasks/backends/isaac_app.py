@@ -93,7 +93,7 @@ def _launched(task: TaskSpec, num_envs: int, device: str | None) -> MimicEnviron
         version=_version(),
         order=_order(),
         close=close,
-        facts={"device": _device_name(str(env.device))},
+        facts={"device": _device_name(str(env.device)), "dt": str(cfg.sim.dt), "decimation": str(cfg.decimation)},
     )
 
 

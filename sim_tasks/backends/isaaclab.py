@@ -235,8 +235,9 @@ class IsaacLabBackend:
             sent = np.stack([self._sent(env, going.get(env), step, now, still) for env in range(self.num_envs)])
             self.world.step(sent)
             readings.append(self.world.read())
+            lost = [env for env in going if not _finite(readings[-1], env)]
             for env, job in list(going.items()):
-                job.stable = _finite(readings[-1], env)
+                job.stable = env not in lost
                 if job.stable:
                     job.sent.append(sent[env])
                     self._envs[env].time_s += 1.0 / self.task.robot.control_hz
@@ -244,6 +245,9 @@ class IsaacLabBackend:
                 if not job.stable or step + 1 == job.length:
                     parked[env] = (readings[-1] if job.stable else now).rows[env]
                     del going[env]
+            if lost:  # what is no number any more must not be stepped on beside the others
+                self.world.load(lost, np.stack([parked[env] for env in lost]))
+                readings[-1] = self.world.read()
             if not going:
                 break
         last = {env: job.sent[-1] for env, job in jobs.items() if job.sent}
