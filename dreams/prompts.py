@@ -41,6 +41,7 @@ class Proposal:
         counterfactual: the scene's own demonstrations do not move this thing to this target.
         proposer: who proposed it: "state", or "mllm:MODEL".
         version: of its words or rules.
+        then: what is to be done afterwards, a round of dreaming each.
     """
 
     frame: str
@@ -48,6 +49,7 @@ class Proposal:
     counterfactual: bool
     proposer: str
     version: str = VERSION
+    then: tuple[Instruction, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

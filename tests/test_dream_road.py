@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from dreams.example_book import read_examples
 from factory.dataset_checks import verify_dataset
 from factory.dataset_reading import read_episodes
 from sim_tasks.tasks.tabletop import HELD_OUT
@@ -121,6 +122,64 @@ def test_what_was_asked_decides_what_success_is(run: Path) -> None:
     assert ("thing", "target") in roles
     assert len(roles) > 1
     assert None not in roles
+
+
+def test_a_dream_goes_on_with_other_things(folder: Path, run: Path, video: Path) -> None:
+    """Rounds: each begins with the last picture of the one before, and moves what was not moved yet."""
+    longer = folder / "longer"
+    factory("dream", "propose", longer, "--like", run)
+    made = factory("dream", "propose", longer, "--rounds", 2)
+    assert made["dreams"] == 2
+    factory("dream", "generate", longer, "--model", video, "--steps", 1)
+    for _, proposal, _, dreamt in dreaming.each_dream(dreaming.Run(root=longer)):
+        (then,) = proposal.then
+        assert dreamt.instructions == (proposal.instruction.text, then.text)
+        assert (then.thing, then.target) != (proposal.instruction.thing, proposal.instruction.target)
+        assert dreamt.frames.shape[0] == 65
+        assert dreamt.seams == (32,)
+
+
+def test_a_card_puts_dreams_beside_controls(folder: Path, run: Path) -> None:
+    still = folder / "still"
+    factory("dream", "control", still, "frozen", "--of", run)
+    factory("dream", "label", still)
+    factory("dream", "verify", still)
+    made = factory("dream", "card", run, "--beside", f"frozen={still}", "--picture", folder / "card.png")
+    assert made["frozen"]["follows"]["value"] == 0.0
+    assert made["frozen"]["things_kept"]["value"] == 1.0
+    assert sum(each["value"] for each in made["dreams"]["tiers"].values()) == pytest.approx(1.0)
+    assert (folder / "card.png").stat().st_size > 1000
+    said = CliRunner().invoke(app, ["dream", "card", str(run), "--beside", "frozen"])
+    assert said.exit_code == 2
+    assert "NAME=RUN" in said.output
+
+
+def test_a_judge_is_trained_on_plays_and_measured(folder: Path, episodes: Path) -> None:
+    """Played outcomes are what their states say; a judge of a few steps is worth little, and its card says so."""
+    plays, judge = folder / "plays", folder / "judge"
+    asked = ("dream", "play", TASKS[0], "--each", 1, "--outcomes", "wrong_object,missed", "--out", plays)
+    made = factory(*asked)
+    examples, _, _ = read_examples(plays)
+    assert made["examples"] == len(examples) == 3
+    assert [(each.kind, each.follows) for each in examples] == [
+        ("wrong_object", False), ("success", True), ("missed", False),
+    ]  # fmt: skip
+    assert examples[0].instruction != examples[1].instruction
+    np.testing.assert_array_equal(examples[0].frames, examples[1].frames)
+    written = (plays / f"{TASKS[0].replace('/', '--')}.safetensors").stat().st_mtime_ns
+    assert factory(*asked) == made
+    assert (plays / f"{TASKS[0].replace('/', '--')}.safetensors").stat().st_mtime_ns == written
+    options = ("--dataset", episodes, "--out", judge, "--clips", 10, "--steps", 2, "--batch", 4)
+    found = factory("dream", "train-judge", plays, *options)
+    assert Path(found["model"]) == judge
+    card = factory(
+        "dream", "judge-card", plays, "--dataset", episodes, "--classifier", judge, "--clips", 10,
+        "--picture", folder / "judge.png",
+    )  # fmt: skip
+    assert [each["count"] for each in card["counts"]] == [4, 8, 16]
+    assert card["judge"] == "classifier:tabletop"
+    assert (folder / "judge.png").stat().st_size > 1000
+    assert factory("dream", "judge", folder / "run", "--classifier", judge)["error"] == 0
 
 
 @pytest.mark.lerobot

@@ -34,6 +34,7 @@ from sim_tasks.backends.kinematic import KinematicBackend
 from tests import kinematic
 from tests.synthetic import RENDER, burned, make_clip, make_episode
 from tests.synthetic_pictures import number_in_frame
+from workers import dreaming
 
 GRID = Grid(views=("agentview", "wrist"), height_px=64, width_px=64)
 EXECUTOR = {"model_sha": "ab12", "backend": "synthetic"}
@@ -269,6 +270,15 @@ def test_a_variation_is_its_seeds_and_is_not_replayable_unless_checked(model: Im
     assert not lost.replayable
     never = replace(frame, state=None, replayable=False, model_sha="")
     assert not next(variations(never, model, spec, count=1, seed=3, checks=lambda *_: True)).replayable
+
+
+def test_frames_of_a_run_are_varied_once(model: ImageModel, dataset: Path, tmp_path: Path) -> None:
+    run = dreaming.Run(root=tmp_path / "run")
+    made = dreaming.frames_of_dataset(run, dataset, GRID)
+    spec = VariationSpec(prompt="a table", strength=0.5, steps=2, guidance=1.0)
+    assert dreaming.vary_frames(run, model, spec, count=2, seed=3) == 2 * made
+    assert dreaming.vary_frames(run, model, spec, count=2, seed=3) == 0, "variations are not varied"
+    assert sum(frame.replayable for frame in read_frames(run.frames)) == made
 
 
 def test_a_state_matches_while_every_masked_part_looks_as_it_did() -> None:

@@ -42,16 +42,16 @@ def test_every_task_that_claims_one_of_its_names_is_in_the_table() -> None:
 
 
 def test_an_unknown_name_is_said() -> None:
-    with pytest.raises(BackendError, match="Did you mean 'Stack_D0'"):
+    with pytest.raises(BackendError, match="Did you mean 'Stack_D"):
         mimicgen.our_task("Stack_D9")
 
 
 def test_what_an_environment_lacks_is_said(tmp_path: Path) -> None:
     """This environment has no MimicGen, on purpose: a package of that name from an index would be a stranger's."""
-    with pytest.raises(BackendError, match="has no MimicGen: .*No module named 'mimicgen'"):
+    with pytest.raises(BackendError, match="(?s)has no MimicGen: .*No module named 'mimicgen'"):
         mimicgen.template_of(Path(sys.executable), "stack")
     with pytest.raises(BackendError, match="has no MimicGen: .*nowhere"):
         mimicgen.template_of(tmp_path / "nowhere", "stack")
     assert mimicgen.run(Path(sys.executable), ["-c", "print(7)"], "it failed") == "7\n"
-    with pytest.raises(BackendError, match="it failed: .*SystemExit|it failed: "):
+    with pytest.raises(BackendError, match="it failed: no"):
         mimicgen.run(Path(sys.executable), ["-c", "raise SystemExit('no')"], "it failed")

@@ -20,6 +20,7 @@ from workers.dream_options import (
     Pixels,
     Prices,
     RunFolder,
+    Seed,
     Stride,
     Url,
     Views,
@@ -88,6 +89,32 @@ def frames(
     told({"run": str(run), "new_frames": made}, f"{made} new first frames in {where.frames}", as_json)
 
 
+@app.command(epilog="Example: factory dream vary runs/first --model models/sd-turbo --prompt 'a tidy laboratory'")
+@sentences
+def vary(
+    run: RunFolder,
+    *,
+    model: Annotated[Path, typer.Option(help="Folder of a diffusers image-to-image pipeline.")],
+    prompt: Annotated[str, typer.Option(help="What it is told to paint.")] = "a robot arm at a table, other light",
+    count: Annotated[int, typer.Option(min=1, help="Variations of each frame.")] = 1,
+    strength: Annotated[float, typer.Option(help="Above 0, to 1: how much is repainted.")] = 0.4,
+    steps: Annotated[int, typer.Option(min=1, help="Of the whole noise schedule.")] = 30,
+    guidance: Annotated[float, typer.Option(help="How strongly the prompt counts; 1 for not at all.")] = 5.0,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Repaint first frames with an image model; what comes of it can be dreamt from, but not carried out."""
+    from dreams.variation import ImageModel, VariationSpec
+    from workers import dreaming
+
+    where = existing_run(run)
+    spec = VariationSpec(prompt=prompt, strength=strength, steps=steps, guidance=guidance)
+    with progress_of("frames", quiet=as_json) as said:
+        made = dreaming.vary_frames(where, ImageModel(model, device=device), spec, count=count, seed=seed, said=said)
+    told({"run": str(run), "new_frames": made}, f"{made} new first frames in {where.frames}", as_json)
+
+
 @app.command(epilog="Example: factory dream propose runs/first --per-frame 2")
 @sentences
 def propose(
@@ -95,6 +122,9 @@ def propose(
     *,
     per_frame: Annotated[int, typer.Option(min=1, help="Instructions for each first frame, at most.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Dreams of each instruction.")] = 1,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=4, help="Instructions of a dream, one after the other; the first is verified.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first dream; others count on.")] = 0,
     like: Annotated[Path | None, typer.Option(help="Or: the first frames and sentences of this run.")] = None,
     endpoint: Url = "",
@@ -113,7 +143,7 @@ def propose(
     else:
         where = existing_run(run)
         asks = endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
-        made = dreaming.propose(where, per_frame=per_frame, seeds=seeds, seed=seed, asks=asks)
+        made = dreaming.propose(where, per_frame=per_frame, seeds=seeds, seed=seed, rounds=rounds, asks=asks)
     found = counted(proposal.instruction for _, _, proposal in where.proposals())
     counts = [{"thing": thing, "target": target, "dreams": n} for (thing, target), n in sorted(found.items())]
     lines = "\n".join(f"  {each['dreams']:4d}  {each['thing']} -> {each['target']}" for each in counts)

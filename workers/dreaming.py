@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,14 @@ if TYPE_CHECKING:
     from dreams.idm import Idm
     from dreams.judge import Asks, Judgement, JudgeSpec
     from dreams.latents import LatentModel
+    from dreams.variation import ImageModel, VariationSpec
     from dreams.verify import Mode
     from dreams.video import DreamModel, Sampling
 
 Said = Callable[[int, int], None]
 """Hears how much of a stage is done, of how much."""
+_MANY = 16
+"""Instructions of a frame that further rounds are chosen from."""
 _REACH_M = (0.3, 0.75)
 """Horizontal distances from a Panda's base that its hand comes to, pointing down at the table."""
 
@@ -83,6 +86,7 @@ class Run:
             said: dict[str, Any] = json.loads(line)
             name, seed = said.pop("name"), said.pop("seed")
             said["instruction"] = Instruction(**said["instruction"])
+            said["then"] = tuple(Instruction(**each) for each in said.get("then", ()))
             found.append((name, seed, Proposal(**said)))
         return found
 
@@ -176,6 +180,21 @@ def frames_of_dataset(run: Run, root: Path, grid: Grid, *, count: int | None = N
     return keep_frames(run.frames, dataset_frames(root, grid, episodes=episodes, skip=names))
 
 
+def vary_frames(
+    run: Run, model: ImageModel, spec: VariationSpec, *, count: int, seed: int, said: Said = _silent
+) -> int:
+    """Repaint every frame that is not a variation itself, `count` times each; return how many are new."""
+    from dreams.variation import variations  # noqa: PLC0415 - brings diffusers
+
+    names, made = kept_names(run.frames), 0
+    originals = [frame for frame in read_frames(run.frames) if not frame.source.startswith("img2img:")]
+    for number, frame in enumerate(originals):
+        if any(f"{frame.name}~{model.name}-{seed}-{i}" not in names for i in range(count)):
+            made += keep_frames(run.frames, variations(frame, model, spec, count=count, seed=seed))
+        said(number + 1, len(originals))
+    return made
+
+
 def scene_of(task: str, state: SceneState) -> KnownScene | None:
     """Return what may be known of a start; None where a task's objects have no words."""
     if not task.startswith(tabletop.NAME):
@@ -225,10 +244,13 @@ def roles_of(task: str, instruction: Instruction) -> tuple[str, str] | None:
 # --- what is to be dreamt ---------------------------------------------------------------------------------------------
 
 
-def propose(run: Run, *, per_frame: int, seeds: int, seed: int, asks: Asks | None = None) -> int:
+def propose(
+    run: Run, *, per_frame: int, seeds: int, seed: int, rounds: int = 1, asks: Asks | None = None
+) -> int:  # fmt: skip
     """Propose instructions for every frame, `seeds` dreams of each; return how many dreams that makes.
 
-    Asked again it proposes the same where the scene is known, and pays for nothing twice where a model is asked.
+    Asked again it proposes the same where the scene is known, and pays for nothing twice where a model is asked. With
+    more rounds than one a dream goes on with the frame's next instructions, of other things than those it has moved.
 
     Raises:
         SpecError: nothing is known of a frame, and no model is asked.
@@ -236,14 +258,25 @@ def propose(run: Run, *, per_frame: int, seeds: int, seed: int, asks: Asks | Non
     found: list[tuple[str, int, Proposal]] = []
     for frame in read_frames(run.frames):
         if asks is None:
-            proposed = propose_from_state(frame.name, frame.scene, count=per_frame)
+            proposed = propose_from_state(frame.name, frame.scene, count=per_frame if rounds == 1 else _MANY)
         else:
-            proposed = propose_by_model(frame.name, _jpeg(frame), asks, count=per_frame)
-        for each in proposed:
+            proposed = propose_by_model(frame.name, _jpeg(frame), asks, count=max(per_frame, rounds))
+        for each in proposed[:per_frame]:
+            going_on = replace(each, then=_afterwards(each, proposed, rounds - 1))
             for _ in range(seeds):
-                found.append((f"dream-{len(found):05d}", seed + len(found), each))
+                found.append((f"dream-{len(found):05d}", seed + len(found), going_on))
     keep_proposals(run, found)
     return len(found)
+
+
+def _afterwards(first: Proposal, proposed: Sequence[Proposal], count: int) -> tuple[Instruction, ...]:
+    """Return up to `count` instructions to go on with: no thing moved twice, no place filled twice."""
+    told = [first.instruction]
+    for each in proposed:
+        new = each.instruction
+        if len(told) <= count and all(new.thing != old.thing and new.target != old.target for old in told):
+            told.append(new)
+    return tuple(told[1:])
 
 
 def keep_proposals(run: Run, proposals: Sequence[tuple[str, int, Proposal]]) -> None:
@@ -296,7 +329,8 @@ def _wishes(run: Run, grid: Grid) -> Iterator[Wish]:
             raise SpecError(
                 f"frame {frame.name!r} shows {frame.grid}, the video model {grid}; make frames for its views"
             )
-        yield Wish(name=name, picture=frame.picture, instructions=(proposal.instruction.text,), seed=seed)
+        told = tuple(each.text for each in (proposal.instruction, *proposal.then))
+        yield Wish(name=name, picture=frame.picture, instructions=told, seed=seed)
 
 
 def clip_of(found: Dream, robot: RobotSpec | None) -> Clip:
