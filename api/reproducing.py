@@ -128,6 +128,7 @@ def _render(render: RenderSpec | None, cameras: tuple[str, ...], missing: list[s
     ):
         if value != default:
             words += [flag, str(value)]
-    if render.camera_jitter_rad:
-        missing.append("render.camera_jitter_rad")
+    missing += [
+        f"render.{name}" for name in ("camera_jitter_rad", "every") if getattr(render, name) != getattr(usual, name)
+    ]
     return words

@@ -115,15 +115,14 @@ class RenderSettings(Body):
     extras: Annotated[tuple[Extra, ...], Field(max_length=2)] = Field(
         default=(), description="Also keep these of every picture, exactly."
     )
+    every: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="Rows from one picture drawn to the next; rows between repeat it."
+    )
 
     def spec(self, task: TaskSpec) -> RenderSpec:
         """Return the specification for a task."""
         fields: dict[str, Any] = {**self.model_dump(), "cameras": self.cameras or task.views}
         return RenderSpec(**fields)
-
-
-_LOOK = frozenset(RenderSettings.model_fields)
-"""What callers may ask of pictures; a specification knows more."""
 
 
 class JobRequest(Body):
@@ -242,8 +241,7 @@ def request_of(spec: JobSpec, file_ids: Sequence[str]) -> dict[str, Any]:
     asked["render"] = None
     if spec.render is not None:
         usual = spec.render.cameras == views_of(spec.task, spec.robot)
-        look = {name: value for name, value in dataclasses.asdict(spec.render).items() if name in _LOOK}
-        asked["render"] = {**look, **({"cameras": None} if usual else {})}
+        asked["render"] = {**dataclasses.asdict(spec.render), **({"cameras": None} if usual else {})}
     if spec.attempts is not None:
         del asked["max_attempts"]
     said = JobRequest.model_validate(asked).model_dump(mode="json", exclude_defaults=True)

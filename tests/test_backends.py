@@ -40,8 +40,8 @@ class Kind:
 
     `drop_m` is how far an object may sink when it is placed, `hold_m` how far a holding hand may be from its target.
     `placed` is how exactly a pose is kept, `stored` how exactly a state is. `repeats` is how far two runs of the same
-    commands may be apart: zero, which is bit for bit, unless the backend calls itself statistical. `read` is how exactly
-    stored states are read again, `moved` how exactly a state is after it went into another environment.
+    commands may be apart: zero, which is bit for bit, unless the backend calls itself statistical. `read` is how
+    exactly stored states are read again, `moved` how exactly a state is after it went into another environment.
     """
 
     name: str

@@ -94,13 +94,6 @@ def test_real_videos_come_true(folder: Path, episodes: Path) -> None:
         assert dreamt.columns["annotation.state_source"].values[0] == 2
 
 
-def test_standing_still_does_not_come_true(folder: Path, run: Path) -> None:
-    frozen = folder / "frozen"
-    factory("dream", "control", frozen, "frozen", "--of", run)
-    factory("dream", "label", frozen)
-    assert factory("dream", "verify", frozen)["tiers"]["executed_success"] == 0
-
-
 def test_a_run_says_what_became_of_every_dream_and_goes_on_without_doing_it_again(run: Path, video: Path) -> None:
     found = factory("dream", "show", run, "--out", run / "strips.png")
     assert found["dreams"] == found["dreamt"] == found["labelled"] == found["executed"] == 4
@@ -139,7 +132,7 @@ def test_a_dream_goes_on_with_other_things(folder: Path, run: Path, video: Path)
         assert dreamt.seams == (32,)
 
 
-def test_a_card_puts_dreams_beside_controls(folder: Path, run: Path) -> None:
+def test_standing_still_does_not_come_true_and_a_card_says_so(folder: Path, run: Path) -> None:
     still = folder / "still"
     factory("dream", "control", still, "frozen", "--of", run)
     factory("dream", "label", still)

@@ -386,6 +386,12 @@ def test_their_success_is_latched_and_ours_is_held(tmp_path: Path) -> None:
     assert (both.result.touched, both.result.held) == (True, False)
 
 
+def test_the_library_itself_tells_the_order_of_its_quaternions() -> None:
+    from sim_tasks.backends.isaac_app import _order
+
+    assert _order() == "xyzw"
+
+
 def test_the_fake_has_the_parameters_of_the_real_interface() -> None:
     from isaaclab.envs import ManagerBasedRLMimicEnv
 

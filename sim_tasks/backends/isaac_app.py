@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -63,8 +64,12 @@ def _launched(task: TaskSpec, num_envs: int, device: str | None) -> MimicEnviron
         raise BackendError(
             f"task {task.name!r} needs Isaac Lab, which is not installed here ({error}). {_HOW}"
         ) from error
-    # Everything else of Isaac Lab can be imported only once its simulator runs.
-    app = AppLauncher(headless=True, **({} if device is None else {"device": device})).app
+    # Everything else of Isaac Lab can be imported only once its simulator runs, which would read our command line.
+    words, sys.argv[1:] = sys.argv[1:], []
+    try:
+        app = AppLauncher(headless=True, **({} if device is None else {"device": device})).app
+    finally:
+        sys.argv[1:] = words
     import gymnasium
     from isaaclab_tasks.utils.parse_cfg import parse_env_cfg
 
