@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,11 +186,6 @@ def write_datasets(data: Path, url: str) -> None:
     finally:
         dispatcher.close()
         book.close()
-
-
-def settle(seconds: float) -> None:
-    """Let time pass."""
-    time.sleep(seconds)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from tests.test_pages import page
 from tests.test_service import Served
 from workers.dream_models import check_models, model_folder
 from workers.dream_runs import lent_run
+from workers.processes import SPAWN
+from workers.ray import Cluster
 
 TASKS = (HELD_OUT[0], HELD_OUT[-1])
 SMALL = {"tasks": list(TASKS), "frames": 2, "per_frame": 2, "video": "video/tiny", "steps": 2, "batch": 2}
@@ -360,6 +362,27 @@ def test_a_job_without_a_dream_to_keep_has_failed_with_advice(book: Database) ->
     job = job_of(book, job_id)
     assert (job.status, job.error, job.dataset_id) == ("failed", None, None)
     assert "ask for all of them" in job.advice
+
+
+def test_models_run_on_nodes_that_are_set_apart_for_them() -> None:
+    from workers.ray_driver import Driver
+
+    cluster = Cluster(
+        store_url="", address=None, workers=None, renderers=None, capabilities=("simulate", "render", "dream", "replay"),
+        bench="workers.worker:Bench", folder=Path("/nowhere"), patience_s=1.0,
+    )  # fmt: skip
+    pipe, _ = SPAWN.Pipe()
+    driver = Driver(pipe, cluster)
+    for room, dreamers, replayers in (
+        ({"CPU": 4}, {"sim"}, {"sim"}),
+        ({"CPU": 4, "GPU": 1, "gpu": 1}, {"gpu"}, {"sim"}),
+        ({"sim": 4, "dream": 1}, {"dream"}, {"sim", "dream"}),
+        ({"sim": 4, "render": 2, "gpu": 1, "dream": 2}, {"dream"}, {"sim", "dream"}),
+    ):
+        crews = driver._plan(room)
+        assert {name for name, crew in crews.items() if "dream" in crew.capabilities} == dreamers, room
+        assert {name for name, crew in crews.items() if "replay" in crew.capabilities} == replayers, room
+        assert all(crew.size == room.get(crew.needs) for crew in crews.values())
 
 
 # --- the dashboard ----------------------------------------------------------------------------------------------------

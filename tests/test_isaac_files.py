@@ -240,7 +240,8 @@ def test_both_forms_say_the_same() -> None:
     assert import_spec(data).job == {"attempts": 10, "keep_failed": False}
 
 
-def test_constraints_become_ours() -> None:
+@pytest.mark.parametrize("translate", [2, "TRANSLATE", "SubTaskConstraintCoordinationScheme.TRANSLATE"])
+def test_constraints_become_ours(translate: int | str) -> None:
     two = [_subtask(description="Reach it."), _subtask(**_LAST, description="Lift")]
     pair = [["left", 1], ["right", 1]]
     found = import_spec(
@@ -250,7 +251,7 @@ def test_constraints_become_ours() -> None:
                 {
                     "eef_subtask_constraint_tuple": pair,
                     "constraint_type": 1,
-                    "coordination_scheme": "SubTaskConstraintCoordinationScheme.TRANSLATE",
+                    "coordination_scheme": translate,
                     "coordination_scheme_pos_noise_scale": 0.03,
                     "coordination_synchronize_start": True,
                 },

@@ -49,7 +49,7 @@ def _kind(task: TaskSpec, scene: str) -> Kind:
     return Kind("isaaclab", on_fake(task, scene), drop_m=0.001, hold_m=1e-5, **_FLOAT)
 
 
-QUICK = {"stack, 3.0": (_kind(STACK, "stack_v3"), 4), "two arms, 2.3": (_kind(WHEEL, "wheel_v2"), 4)}
+QUICK = {"stack, 3.0": (_kind(STACK, "stack_v3"), 4), "two arms, 2.3": (_kind(WHEEL, "wheel_v2"), 3)}
 SLOW = {
     "stack, 2.3, 64": (_kind(STACK, "stack_v2"), 64),
     "stack, 3.0, 64": (_kind(STACK, "stack_v3"), 64),
@@ -94,7 +94,7 @@ def demonstrate(backend: Any, seed: int) -> Demo:
     first = np.concatenate(list(backend.sim_state(0).values()))
     here, sent, states = scene.T_world_eef["right"][0], [], [first[None]]
     for rotation, position, gripper in stops:
-        goal, n = poses.pose(rotation, position), 6 + int(rng.integers(3))
+        goal, n = poses.pose(rotation, position), 4 + int(rng.integers(2))
         block = Block(
             T_world_eef=poses.interpolate(here, goal, np.arange(1, n + 1) / n),
             gripper=np.full((n, 1), float(gripper)),

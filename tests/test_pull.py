@@ -23,7 +23,7 @@ from api.tables import Attempt, Dispatcher, Event, Job, Unit, Worker
 from factory.dataset_reading import dataset_digest
 from factory.durable import sha256_file
 from factory.episodes import EPISODE_FILE, read_document, write_shard
-from factory.specs import GenerationSpec
+from factory.specs import GenerationSpec, RenderSpec
 from tests import chaos, pull_site, tower
 from tests.pull_site import PullSite
 from tests.site import Site, bearer, open_site, problem
@@ -426,9 +426,7 @@ def test_a_machine_that_is_told_to_end_gives_back_what_it_holds(towers: chaos.Re
         site.serve()
         chaos.wait_for(site.healthy, "the service", 60.0)
         job_id = site.enter(towers.demos, episodes=60)
-        out = (tmp_path / "totals").open("wb")
         site.lend(f"http://127.0.0.1:{site.port}", options=["--json"])
-        del out
         running(site, job_id, 3)
         (machine,) = site.victims("machine")
         chaos.kill(machine, signal.SIGINT)
@@ -444,9 +442,8 @@ def test_a_machine_that_is_told_to_end_gives_back_what_it_holds(towers: chaos.Re
 
 
 def lift(out: Path, **changes: Any) -> generating.Request:
-    return generating.Request(
-        task="lift", out=out, generation=GenerationSpec(seed=5), render=None, **{"episodes": 40, **changes}
-    )
+    asked = {"episodes": 40, "render": None, **changes}
+    return generating.Request(task="lift", out=out, generation=GenerationSpec(seed=5), **asked)
 
 
 @pytest.fixture(scope="module")
@@ -487,6 +484,24 @@ def test_whatever_is_killed_and_cut_the_episodes_are_the_same(
         assert toll.total >= 5
         assert cuts >= 3
         chaos.assert_sound(site, job_id, lifted)
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_pictures_drawn_far_away_are_the_same(tmp_path: Path) -> None:
+    """One machine makes the attempts, another one fetches them and draws."""
+    look = RenderSpec(cameras=("agentview",), width=64, height=64, preset="fast")
+    request = lift(tmp_path / "alone", episodes=2, render=look)
+    alone = dataset_digest(generating.generate(request, workers=1, watcher=tower.Watcher()).root)
+    with pull_site.opened(tmp_path / "site") as site:
+        site.serve()
+        chaos.wait_for(site.healthy, "the service", 60.0)
+        job_id = site.enter_request(request)
+        for capability in ("simulate", "render"):
+            site.lend(f"http://127.0.0.1:{site.port}", options=["--capability", capability])
+        assert site.ended(job_id, 300.0).status == "succeeded"
+        chaos.assert_sound(site, job_id, alone)
+        assert_pulled(site, job_id)
 
 
 @pytest.mark.slow

@@ -272,7 +272,7 @@ class Dreamer:
     # --- shared -------------------------------------------------------------------------------------------------------
 
     def _endpoint(self, run: Run, asked: DreamSpec) -> Endpoint:
-        return open_endpoint(self._given, run.root / "ledger.db", budget_usd=asked.budget_usd)
+        return open_endpoint(self._given, run.ledger, budget_usd=asked.budget_usd)
 
     def _opened(self, kind: str, folder: Path, opens: Callable[[], Any]) -> Any:
         if kind not in self._models or self._models[kind][0] != folder:

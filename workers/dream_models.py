@@ -19,15 +19,13 @@ from factory.errors import SpecError
 if TYPE_CHECKING:
     from dreams.endpoint import Endpoint
 
-MODELS, URL, MODEL, KEY, PRICES = (
-    f"FACTORY_{name}" for name in ("MODELS", "LLM_URL", "LLM_MODEL", "LLM_KEY", "LLM_PRICES")
-)
+MODELS, URL, MODEL, PRICES = (f"FACTORY_{name}" for name in ("MODELS", "LLM_URL", "LLM_MODEL", "LLM_PRICES"))
 _MAKES: Mapping[str, str] = {
     "video": "`factory dream finetune DATASET --out {training}` trains a small one (its subfolder `model`), and "
     "`hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers --local-dir {folder}` fetches a large one to adapt",
     "idm": "`factory dream train-idm DATASET --out {folder}` trains one; without a name the shipped one reads",
     "latents": "`factory dream train-latents DATASET --out {folder}` trains one",
-    "classifier": "dreams.classifier.train_classifier leaves one there",
+    "classifier": "`factory dream train-judge PLAYS --out {folder}` trains one",
 }
 """Kind of model -> where one comes from."""
 
@@ -73,7 +71,7 @@ def check_models(given: Mapping[str, str], asked: DreamSpec) -> dict[str, Path]:
     names = {kind: getattr(asked, kind) for kind in _MAKES}
     found = {kind: model_folder(given, kind, name) for kind, name in names.items() if name}
     if asked.asks_endpoint:
-        _endpoint_facts(given)
+        _check_endpoint(given)
     return found
 
 
@@ -83,23 +81,15 @@ def open_endpoint(given: Mapping[str, str], ledger: Path, *, budget_usd: float |
     Raises:
         SpecError: none is configured, or a budget is given without prices.
     """
-    from dreams.endpoint import Endpoint, EndpointSpec  # noqa: PLC0415
-    from dreams.ledger import Ledger  # noqa: PLC0415
+    from workers.dream_options import endpoint_of  # noqa: PLC0415 - only those who ask one need it
 
-    url, model, (cost_in, cost_out) = _endpoint_facts(given)
-    spec = EndpointSpec(
-        base_url=url, model=model, api_key=given.get(KEY) or "EMPTY", usd_per_mtok_in=cost_in,
-        usd_per_mtok_out=cost_out, budget_usd=budget_usd,
-    )  # fmt: skip
-    return Endpoint(spec, Ledger(ledger))
+    _check_endpoint(given)
+    found = endpoint_of(ledger, given[URL], given[MODEL], budget_usd, given.get(PRICES, ""))
+    if found is None:
+        raise SpecError(f"{URL} is empty")
+    return found
 
 
-def _endpoint_facts(given: Mapping[str, str]) -> tuple[str, str, tuple[float, float]]:
-    url, model, prices = (given.get(name, "") for name in (URL, MODEL, PRICES))
-    if not url or not model:
+def _check_endpoint(given: Mapping[str, str]) -> None:
+    if not given.get(URL) or not given.get(MODEL):
         raise SpecError(f"no language model is configured here; {URL} and {MODEL} name one, up to and with /v1")
-    try:
-        cost_in, cost_out = (float(part) for part in prices.split(",")) if prices else (0.0, 0.0)
-    except ValueError:
-        raise SpecError(f"{PRICES} is {prices!r}; expected two numbers, in and out, such as 0.4,1.6") from None
-    return url, model, (cost_in, cost_out)

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from api import leases, wire
 from api.messages import Answer, AttemptDone, Done, Drawn, Failed, Opened, Work
-from api.specs import job_from_json
 from api.store import Store
 from factory.errors import ServiceError, StorageError
 from workers.carrying import forget_shards, load_of, needs_of
 from workers.outbox import GROUP, Outbox, Pending
+from workers.slots import Slot, deaths_of, is_worth_waiting_for, state_of, wish_of
 from workers.transport import Lost, News, Ready, Transport
 from workers.uplink import AwayError, Uplink, host_name, pause_s
 
@@ -65,42 +63,6 @@ class Totals:
     owner: str = ""
 
 
-@dataclass(eq=False, kw_only=True)
-class _Slot:
-    """One worker process: what it holds, oldest first, and what of it still waits for files."""
-
-    id: str
-    name: str
-    pid: int
-    capabilities: tuple[str, ...]
-    held: list[Work] = field(default_factory=list)
-    coming: deque[tuple[Work, Future[None] | None]] = field(default_factory=deque)
-    answered: dict[int, set[int]] = field(default_factory=dict)
-    opened: set[str] = field(default_factory=set)
-    job_id: str | None = None
-    attempts: int = 0
-    busy_s: float = 0.0
-    finishing: bool = False
-    heard_at: float = field(default_factory=time.monotonic)
-    started_at: float = field(default_factory=time.time)
-
-    @property
-    def room(self) -> int:
-        """How many units it wants; nothing is queued behind pictures."""
-        drawing = any(work.kind != "simulate" for work in self.held)
-        return 0 if drawing else max(0, leases.AHEAD - len(self.held))
-
-    def left(self, work: Work) -> list[int]:
-        """Return what of a unit it has not answered."""
-        return [index for index in work.indices if index not in self.answered.get(work.unit, set())]
-
-    def release(self, work: Work) -> None:
-        """Forget a unit."""
-        self.held.remove(work)
-        self.answered.pop(work.unit, None)
-        self.coming = deque(entry for entry in self.coming if entry[0] is not work)
-
-
 class Puller:
     """A machine at work."""
 
@@ -125,7 +87,7 @@ class Puller:
         self._uplink, self._transport, self._store = uplink, transport, store
         self._lease_work_s, self._told = lease_work_s, told
         self._outbox = Outbox(uplink)
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self._avoid: set[str] = set()
         self._speed: dict[str, float] = {}
         self._told_to_stop = False
@@ -170,9 +132,7 @@ class Puller:
         self._told("finishing attempts in progress; once more to stop at once")
         self._stop_by = time.monotonic() + _GRACE_S
         for slot in self._slots.values():
-            # An attempt in progress is worth waiting for; a simulator that is just opening, or a thousand worlds, not.
-            begun = [work for work in slot.held if all(waits is not work for waits, _ in slot.coming)][:1]
-            slot.finishing = any(work.job_id in slot.opened and not _in_lock_step(work) for work in begun)
+            slot.finishing = is_worth_waiting_for(slot)
             for work in slot.held:
                 self._transport.drop(slot.id, work.unit)
             slot.coming.clear()
@@ -182,13 +142,13 @@ class Puller:
     def _take(self, news: News) -> None:
         if isinstance(news, Ready):
             name = f"{self._uplink.owner}.{news.worker.rpartition('-')[2]}"
-            self._slots[news.worker] = _Slot(id=news.worker, name=name, pid=news.pid, capabilities=news.capabilities)
+            self._slots[news.worker] = Slot(id=news.worker, name=name, pid=news.pid, capabilities=news.capabilities)
         elif isinstance(news, Lost):
             self._bury(news)
         elif (slot := self._slots.get(news.worker)) is not None:
             self._hear(slot, news.answer)
 
-    def _hear(self, slot: _Slot, answer: Answer) -> None:
+    def _hear(self, slot: Slot, answer: Answer) -> None:
         slot.heard_at = self._busy_at = time.monotonic()
         if isinstance(answer, AttemptDone | Drawn):
             slot.finishing = False
@@ -208,7 +168,7 @@ class Puller:
         self._outbox.put(pending, send=True)
         self._note(slot, work, answer)
 
-    def _note(self, slot: _Slot, work: Work, answer: AttemptDone | Drawn) -> None:
+    def _note(self, slot: Slot, work: Work, answer: AttemptDone | Drawn) -> None:
         """Note that an attempt or an episode is done, and how fast."""
         index = answer.record.index if isinstance(answer, AttemptDone) else answer.index
         slot.answered.setdefault(work.unit, set()).add(index)
@@ -220,7 +180,7 @@ class Puller:
         if not slot.left(work):
             slot.release(work)
 
-    def _unable(self, slot: _Slot, work: Work, failed: Failed) -> None:
+    def _unable(self, slot: Slot, work: Work, failed: Failed) -> None:
         """Leave a job to others that cannot be done here; who has no disk to work on has to stop."""
         if failed.cause == "storage":
             raise StorageError(f"this machine cannot store what its workers make: {failed.message}")
@@ -236,18 +196,7 @@ class Puller:
             return
         self.totals.deaths += 1
         self._told(f"worker {slot.name} {lost.how}; another one takes its place")
-        waiting = {work.unit for work, _ in slot.coming}
-        for i, work in enumerate(slot.held):
-            left = slot.left(work)
-            opening = work.kind == "simulate" and work.job_id not in slot.opened
-            body = {
-                "unit": work.unit,
-                "epoch": work.epoch,
-                "worker": slot.name,
-                "at_index": None if opening or not left else left[0],
-                "how": lost.how[:200],
-                "began": i == 0 and work.unit not in waiting,
-            }
+        for work, body in deaths_of(slot, how=lost.how):
             self._outbox.put(Pending(body=body, job_id=work.job_id, unit=work.unit))
 
     def _drop(self, unit: int) -> None:
@@ -296,7 +245,7 @@ class Puller:
         body = {
             "host": host_name(),
             "holds": [{"unit": unit, "epoch": epoch} for unit, epoch in sorted(holds)],
-            "workers": [_state(slot) for slot in self._slots.values()],
+            "workers": [state_of(slot) for slot in self._slots.values()],
         }
         beaten: wire.Beaten = self._ask(":heartbeat", body, wire.Beaten)
         self._beat_at = time.monotonic()
@@ -351,7 +300,7 @@ class Puller:
             job_id: min(_MOST_AT_ONCE, max(1, round(self._lease_work_s / max(seconds, 1e-6))))
             for job_id, seconds in list(self._speed.items())[-200:]
         }
-        body = {"slots": [self._wish(slot) for slot in hungry], "sizes": sizes}
+        body = {"slots": [wish_of(slot, self._avoid) for slot in hungry], "sizes": sizes}
         offer: wire.Offer = self._ask("", body, wire.Offer)
         if len(offer.given) < sum(slot.room for slot in hungry):
             self._poll_at = time.monotonic() + _POLL_S
@@ -361,17 +310,7 @@ class Puller:
         self._submit()
         self._tidy_up()
 
-    def _wish(self, slot: _Slot) -> dict[str, Any]:
-        return {
-            "worker": slot.name,
-            "capabilities": list(slot.capabilities),
-            "room": slot.room,
-            "busy": bool(slot.held),
-            "prefer": slot.job_id,
-            "avoid": sorted(self._avoid)[-1000:],
-        }
-
-    def _give(self, slot: _Slot, work: Work) -> None:
+    def _give(self, slot: Slot, work: Work) -> None:
         self._busy_at = time.monotonic()
         if not slot.held:
             slot.heard_at = self._busy_at
@@ -413,21 +352,3 @@ class Puller:
     def _counted(self) -> Totals:
         self.totals.sent_bytes, self.totals.received_bytes = self._uplink.sent_bytes, self._uplink.received_bytes
         return self.totals
-
-
-def _state(slot: _Slot) -> dict[str, Any]:
-    doing = slot.held[0] if slot.held else None
-    return {
-        "worker": slot.name,
-        "pid": slot.pid,
-        "capabilities": list(slot.capabilities),
-        "doing": doing.kind if doing else "",
-        "job_id": doing.job_id if doing else None,
-        "attempts": slot.attempts,
-        "busy_s": slot.busy_s,
-        "started_at": slot.started_at,
-    }
-
-
-def _in_lock_step(work: Work) -> bool:
-    return work.kind == "simulate" and job_from_json(work.payload["spec"]).environments > 1
