@@ -136,7 +136,7 @@ def test_isaac_lab_annotated(tmp_path: Path) -> None:
     assert demo.control_hz == pytest.approx(20.0)
     assert set(demo.T_world_eef) == set(demo.T_world_eef_target) == {"franka"}
     assert {k: v.shape for k, v in demo.signals.items()} == {"grasp_1": (12,), "stack_1": (12,)}
-    assert demo.states.shape == (0, 0), "its states belong to another simulator"
+    assert demo.states.shape == (13, 1 + 7 + 7), "time, the action that led there, and the cube's pose"
     assert (demo.attributes["success"], demo.attributes["seed"]) == ("true", "3")
     assert demo.actions.dtype == np.float64
 

@@ -14,10 +14,9 @@ from dreams.clips import Clip, read_clips
 from dreams.export import SOURCES, TIERS, Dream, action_names, labelled_episode, latent_episode, write_dreams
 from dreams.instructions import Instruction
 from dreams.judge import Judgement
-from dreams.labelling import Labels
 from dreams.latents import LatentLabels
 from dreams.mixture import mixture, read_mixture, write_mixture
-from dreams.motion import hands_of, motion_of, poses_of
+from dreams.motion import Labels, hands_of, motion_of, poses_of
 from dreams.timebase import TimeBase, windows
 from dreams.views import Grid
 from factory.dataset_checks import verify_dataset

@@ -367,9 +367,10 @@ def test_a_job_without_a_dream_to_keep_has_failed_with_advice(book: Database) ->
 def test_models_run_on_nodes_that_are_set_apart_for_them() -> None:
     from workers.ray_driver import Driver
 
+    able = ("simulate", "render", "dream", "replay")
     cluster = Cluster(
-        store_url="", address=None, workers=None, renderers=None, capabilities=("simulate", "render", "dream", "replay"),
-        bench="workers.worker:Bench", folder=Path("/nowhere"), patience_s=1.0,
+        store_url="", address=None, workers=None, renderers=None, capabilities=able, bench="workers.worker:Bench",
+        folder=Path("/nowhere"), patience_s=1.0,
     )  # fmt: skip
     pipe, _ = SPAWN.Pipe()
     driver = Driver(pipe, cluster)

@@ -287,6 +287,8 @@ def test_what_cannot_be_opened_is_named() -> None:
         start(backend, 1, 0)
     start(backend, 0, 0)
     short = replace(backend.snapshot(0), integration=np.zeros(3))
+    with pytest.raises(BackendError, match=r"shape \(2, 36\), robot .* takes \(T, 7\)"):
+        backend.play(0, np.zeros((2, 36), np.float32))
     with pytest.raises(BackendError, match="the snapshot has 3 numbers"):
         backend.restore(0, short)
 

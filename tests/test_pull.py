@@ -378,7 +378,8 @@ def test_the_scene_is_sent_once_and_the_first_executor_decides(site: Site, tmp_p
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory: pytest.TempPathFactory) -> chaos.Reference:
     demos = tower.write_demonstrations(tmp_path_factory.mktemp("demos") / "towers.hdf5")
-    return chaos.undisturbed(demos, tmp_path_factory.mktemp("reference"), episodes=12)
+    finished = tower.make(tmp_path_factory.mktemp("reference") / "alone", demos, episodes=8)
+    return chaos.Reference(demos=demos, digest=dataset_digest(finished.root), attempts=finished.attempts)
 
 
 def running(site: PullSite, job_id: str, attempts: int) -> None:
@@ -401,15 +402,15 @@ def assert_pulled(site: PullSite, job_id: str) -> None:
     chaos.wait_for(lambda: not sent.exists() or not any(sent.iterdir()), "what was sent to be tidied up", 30.0)
 
 
-def test_three_machines_over_a_bad_line_make_what_one_executor_makes(
+def test_two_machines_over_a_bad_line_make_what_one_executor_makes(
     towers: chaos.Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A worker and the service are killed on the way."""
+    """A worker and the service are killed on the way; three machines and more kills are in the slow form below."""
     with pull_site.opened(tmp_path / "site") as site:
         site.serve()
         chaos.wait_for(site.healthy, "the service", 60.0)
-        job_id = site.enter(towers.demos, episodes=12)
-        with pull_site.places(3, site.port, delay_s=0.01, seed=chaos.seed_of(request)) as places:
+        job_id = site.enter(towers.demos, episodes=8)
+        with pull_site.places(2, site.port, delay_s=0.01, seed=chaos.seed_of(request)) as places:
             for place in places:
                 site.lend(place.url, inside=place.inside)
             running(site, job_id, 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dreams.lag import EXACT, OSC, Lag, between, followed, measured_lag, moved, target_for
-from dreams.motion import hands_of, motion_of
+from dreams.motion import Labels, hands_of, motion_of
 from dreams.verify import MODES, TIERS, counted_tiers, episode_of_verification, record_of, verify
 from factory import poses
 from factory.demos import Demo, read_demos

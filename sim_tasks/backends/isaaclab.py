@@ -143,6 +143,12 @@ class IsaacLabBackend:
     def play(self, env: int, actions: NDArray[np.float32]) -> BlockResult:
         """Apply recorded actions as they are."""
         self._known(env)
+        width = self.task.robot.action_dim
+        if actions.ndim != 2 or actions.shape[1] != width:
+            raise BackendError(
+                f"actions have shape {actions.shape}, robot {self.task.robot.name!r} takes (T, {width}); the "
+                f"environment's own, of {self.world.action_width} numbers, are played in Isaac Lab"
+            )
         return self._run({env: _Job(length=len(actions), actions=actions)})[env]
 
     def annotate(self, demo: Demo) -> AnnotatedDemo:
