@@ -23,7 +23,7 @@ from api.tables import Idempotency, Job
 from factory.durable import json_bytes
 from factory.errors import ServiceError, SpecError
 from factory.gr00t_layouts import LAYOUTS
-from sim_tasks.catalog import find_task
+from sim_tasks.catalog import capability_of, find_task
 
 _NAME = re.compile(r"[!-~]{1,255}")
 _REMEMBERED_S = 7 * 86400.0
@@ -127,6 +127,11 @@ def _task(asked: JobRequest) -> str:
         task = find_task(asked.task)
     except SpecError as error:
         raise ServiceError(str(error), status=422, code="unknown_task", field="task", found=asked.task) from error
+    if (capability_of(task) == "isaac") != (asked.backend == "isaaclab"):
+        message = (
+            f"task {asked.task!r} does not run on the backend {asked.backend!r}: Isaac Lab's tasks run on isaaclab"
+        )
+        raise ServiceError(message, status=422, code="unfit_backend", field="backend", found=asked.backend)
     try:
         robot = find_task(asked.task, asked.robot).robot.lerobot_type
     except SpecError as error:

@@ -167,13 +167,15 @@ class JobRequest(Body):
     formats: Annotated[tuple[Format, ...], Field(min_length=1, max_length=3)] = ("lerobot",)
     keep_failed: bool = False
     mixed: bool = Field(default=False, description="Let machines of different kinds work on it; see the guide.")
-    backend: Literal["robosuite", "robosuite/exact", "mjwarp", "kinematic"] = Field(
+    backend: Literal["robosuite", "robosuite/exact", "mjwarp", "kinematic", "isaaclab"] = Field(
         default="robosuite",
         description="Simulator. `robosuite/exact` computes robosuite's controls bit for bit, four times as slowly; "
-        "`mjwarp` runs many attempts in lock step on a GPU, and the same job again makes another dataset.",
+        "`mjwarp` runs many attempts in lock step on a GPU, and the same job again makes another dataset; `isaaclab` "
+        "waits for pull workers that have Isaac Lab, and its datasets have no images.",
     )
     worlds: Annotated[int, Field(ge=1, le=MOST_WORLDS)] | None = Field(
-        default=None, description="With `mjwarp`: attempts in lock step. Default 1024, on the device `cpu` 8."
+        default=None,
+        description="With `mjwarp` and `isaaclab`: attempts in lock step. Default 1024 and 1, on the device `cpu` 8.",
     )
     device: Device | None = Field(
         default=None, description="With `mjwarp`: `cuda:0`, a worker's own GPU, or `cpu`, the same kernels without one."

@@ -70,8 +70,8 @@ class JobSpec:
         render: cameras and quality; None makes a dataset without images.
         formats: forms of the finished dataset; "lerobot" is always among them.
         backend: which simulator runs it.
-        worlds: attempts that one worker has in progress together, in lock step; only for "mjwarp" and "kinematic". None
-            is `environments`' usual number.
+        worlds: attempts that one worker has in progress together, in lock step; only for "mjwarp",
+            "isaaclab" and "kinematic". None is `environments`' usual number.
         device: what "mjwarp" computes on: "cuda:0", the worker's first GPU, as None means too, or "cpu".
         mixed: let executors of different runtime fingerprints work on it; rows are then not reproducible bit for bit.
         dream: of a job of dreams, what it asks for; see `dream_job`.
@@ -127,10 +127,12 @@ class JobSpec:
             raise SpecError(f"formats {list(self.formats)}: gr00t needs pictures as H.264; {found}")
 
     def _check_device(self) -> None:
-        if self.worlds is not None and self.backend not in ("mjwarp", "kinematic"):
+        if self.worlds is not None and self.backend not in ("mjwarp", "isaaclab", "kinematic"):
             raise SpecError(
-                f"worlds are for the backends mjwarp and kinematic; {self.backend} runs one attempt at a time"
+                f"worlds are for the backends mjwarp, isaaclab and kinematic; {self.backend} runs one attempt at a time"
             )
+        if self.backend == "isaaclab" and self.render is not None:
+            raise SpecError("the backend isaaclab makes datasets without images: leave render out (null)")
         if self.worlds is not None and not 1 <= self.worlds <= MOST_WORLDS:
             raise SpecError(f"worlds is {self.worlds}; it must lie within 1 and {MOST_WORLDS}")
         if self.device is not None and self.backend != "mjwarp":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Literal
 
 from factory.errors import SpecError, unknown_name
 from factory.specs import TaskSpec
@@ -77,6 +78,10 @@ FAMILIES: Mapping[str, Mapping[str, TaskSpec]] = {
 }
 """Tasks that differ in what is where, and share their demonstrations: family -> its tasks by name, "FAMILY/...". The
 family's own name is in `TASKS`; lists show that one, and `find_task` finds all."""
+
+
+ISAAC_BASES = ("Isaac-", "IsaacContrib-")
+"""What the names begin with under which Isaac Lab registers its environments."""
 
 
 def find_task(name: str, robot: str = "") -> TaskSpec:
@@ -156,3 +161,8 @@ def _load(point: EntryPoint) -> TaskSpec:
     if not isinstance(task, TaskSpec):
         raise SpecError(f"it loads to a {type(task).__name__}, expected a TaskSpec")
     return task
+
+
+def capability_of(task: TaskSpec) -> Literal["simulate", "isaac"]:
+    """Return what a worker must be able to do to run a task: "isaac" for Isaac Lab's, "simulate" for all others."""
+    return "isaac" if task.scene.base.startswith(ISAAC_BASES) else "simulate"

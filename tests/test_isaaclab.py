@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +21,9 @@ from factory.replay import AttemptResult, run_attempts
 from factory.sim import Block, Hold
 from factory.sources import prepare_sources
 from factory.specs import GenerationSpec, TaskSpec
-from sim_tasks.backends import capability_of, open_backend
-from sim_tasks.catalog import ISAAC_TASKS, find_task
+from sim_tasks.backends import open_backend
+from sim_tasks.catalog import ISAAC_TASKS, capability_of, find_task
+from tests.site import open_site, problem
 from tests.test_backends import Kind, TestContract, assert_same, holding, part, roam, run, start
 
 torch = pytest.importorskip("torch")
@@ -342,3 +344,13 @@ def test_a_tree_is_taken_apart_and_put_together() -> None:
         np.testing.assert_array_equal(again[name], array)
     with pytest.raises(SpecError, match="order of their names"):
         StateLayout(shapes={"b": (1,), "a": (1,)})
+
+
+def test_the_service_knows_where_isaac_labs_tasks_run(tmp_path: Path) -> None:
+    with open_site(tmp_path) as site:
+        for task, backend in (("isaac_stack", "robosuite"), ("stack", "isaaclab")):
+            answer = site.client.post("/v1/jobs", json={"task": task, "attempts": 1, "backend": backend})
+            assert problem(answer, 422, "unfit_backend")["field"] == "backend"
+        answer = site.client.post("/v1/jobs", json={"task": "isaac_stack", "attempts": 1, "backend": "isaaclab"})
+        assert answer.status_code == 422
+        assert "without images" in answer.text

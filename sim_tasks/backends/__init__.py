@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from factory.errors import BackendError, unknown_name
+from sim_tasks.catalog import capability_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,20 +15,12 @@ if TYPE_CHECKING:
 
 BACKENDS = ("kinematic", "robosuite", "robosuite/exact", "mjwarp", "isaaclab")
 
-ISAAC_BASES = ("Isaac-", "IsaacContrib-")
-"""What the names begin with under which Isaac Lab registers its environments."""
-
 _CONTROL_MODES: Mapping[str, Literal["compiled", "exact", "robosuite"]] = {
     "robosuite": "compiled",
     "robosuite/compiled": "compiled",
     "robosuite/exact": "exact",
     "robosuite/robosuite": "robosuite",
 }
-
-
-def capability_of(task: TaskSpec) -> Literal["simulate", "isaac"]:
-    """Return what a worker must be able to do to run a task: "isaac" for Isaac Lab's, "simulate" for all others."""
-    return "isaac" if task.scene.base.startswith(ISAAC_BASES) else "simulate"
 
 
 def executor_name(executor: Mapping[str, str]) -> str:
