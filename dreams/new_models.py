@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -113,6 +114,10 @@ def save_model(pipeline: Any, card: ModelCard, folder: Path, *, dtype: torch.dty
     card = replace(card, versions={name: version(name) for name in ("torch", "diffusers", "transformers")})
     with durable.staging(folder) as staged, quietly():
         whole.save_pretrained(staged, safe_serialization=True, max_shard_size=SHARD)
+        for config in staged.glob("*/config.json"):  # where the parts were read from is nobody's business
+            said = json.loads(config.read_text(encoding="utf-8"))
+            if said.pop("_name_or_path", None) is not None:
+                durable.write_json(config, said)
         model_folder.write_card(staged, card)
         if not durable.rename_into_place(staged, folder):
             raise SpecError(f"{folder} was made by somebody else meanwhile; choose another folder for the model")

@@ -23,6 +23,7 @@ from workers.dream_options import (
     Seed,
     Stride,
     Url,
+    VideoFolder,
     Views,
     clips_of_datasets,
     endpoint_of,
@@ -155,7 +156,7 @@ def propose(
 def generate(
     run: RunFolder,
     *,
-    model: Annotated[Path, typer.Option(help="Folder of the video model.")],
+    model: VideoFolder = None,
     lora: Annotated[Path | None, typer.Option(help="Folder of an adaptation of it.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
     guidance: Annotated[float, typer.Option(help="How strongly the sentence counts; above 1 costs twice.")] = 1.0,
@@ -164,10 +165,11 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Dream every proposal of a run. Stopped and called again it goes on, with the same pictures."""
+    from dreams.shipped import VIDEO, shipped
     from dreams.video import Sampling, open_model
     from workers import dreaming
 
-    opened = open_model(model, lora=lora, device=device)
+    opened = open_model(model or shipped(VIDEO), lora=lora, device=device)
     with progress_of("dreams", quiet=as_json) as said:
         made = dreaming.dream(
             existing_run(run), opened, Sampling(steps=steps, guidance=guidance), batch=batch, said=said
@@ -337,7 +339,7 @@ def control(
     *,
     of: Annotated[Path | None, typer.Option(help="The run that it is a control of.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="For real videos and nearest motion.")] = None,
-    model: Annotated[Path | None, typer.Option(help="For shuffled: the video model that dreamt the run.")] = None,
+    model: Annotated[Path | None, typer.Option(help="For shuffled: what dreamt the run. Default: as shipped.")] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Real videos, evenly spread. Default: all.")] = None,
     views: Views = "dream_view",
     size: Pixels = 64,
@@ -359,10 +361,11 @@ def control(
         found = clips_of_datasets([needed(dataset, "--dataset")], views, size, frames, stride)
         made = dream_controls.nearest(where, existing_run(needed(of, "--of")), found)
     else:
+        from dreams.shipped import VIDEO, shipped
         from dreams.video import open_model
 
         other = existing_run(needed(of, "--of"))
-        opened = open_model(needed(model, "--model"))
+        opened = open_model(model or shipped(VIDEO))
         dream_controls.shuffled(where, other)
         made = dreaming.dream(where, opened, next(dreaming.each_dream(other))[3].sampling)
         dream_controls.own_sentences(where, other)
@@ -403,7 +406,7 @@ def run_all(
     run: RunFolder,
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks or families to draw starts of.")] = None,
     *,
-    video: Annotated[Path, typer.Option(help="Folder of the video model.")],
+    video: VideoFolder = None,
     idm: Annotated[
         Path | None, typer.Option(help="Folder of an inverse dynamics model. Default: the shipped one.")
     ] = None,
@@ -424,10 +427,16 @@ def run_all(
     as_json: AsJson = False,
 ) -> None:
     """Do every stage of a run; what was done before is not done again."""
-    from dreams.video import open_model
+    from dreams.model_folder import read_card
+    from dreams.shipped import VIDEO, shipped
     from workers import dreaming
 
-    grid = open_model(video, device="cpu").card.grid
+    card = read_card(video or shipped(VIDEO))
+    if card is None:
+        raise SpecError(
+            f"{video} does not say for which views and clock it was made; `factory dream finetune` adds that"
+        )
+    grid = card.grid
     asked = bool(endpoint or os.environ.get("FACTORY_LLM_URL"))
     stages: list[Callable[[], None]] = [
         lambda: frames(
