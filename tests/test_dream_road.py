@@ -117,13 +117,13 @@ def test_what_was_asked_decides_what_success_is(run: Path) -> None:
     assert None not in roles
 
 
-def test_a_dream_goes_on_with_other_things(folder: Path, run: Path, video: Path) -> None:
+def test_a_dream_of_the_shipped_model_goes_on_with_other_things(folder: Path, run: Path) -> None:
     """Rounds: each begins with the last picture of the one before, and moves what was not moved yet."""
     longer = folder / "longer"
     factory("dream", "propose", longer, "--like", run)
     made = factory("dream", "propose", longer, "--rounds", 2)
     assert made["dreams"] == 2
-    factory("dream", "generate", longer, "--model", video, "--steps", 1)
+    factory("dream", "generate", longer, "--steps", 1)
     for _, proposal, _, dreamt in dreaming.each_dream(dreaming.Run(root=longer)):
         (then,) = proposal.then
         assert dreamt.instructions == (proposal.instruction.text, then.text)
