@@ -24,8 +24,8 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 LONGEST_FIRST = (
-    "reliability", "service", "jobs", "dream_road", "dream_jobs", "ray", "ray_kills", "demonstrators", "disk", "browser",
-    "rendering", "pull",
+    "reliability", "service", "jobs", "dream_road", "dream_jobs", "ray", "ray_kills", "demonstrators", "disk",
+    "browser", "rendering", "pull",
 )  # fmt: skip
 """Files that take long. A worker that got one last would be alone with it at the end."""
 
