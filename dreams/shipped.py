@@ -9,8 +9,6 @@ from factory.errors import DatasetError, unknown_name
 
 IDM = "idm-tabletop-64"
 """Inverse dynamics of the tabletop scene seen by its `dream_view` at 64 px, stride 4."""
-JUDGE = "judge-tabletop-64"
-"""The embedded judge of the same pictures."""
 VIDEO = "video-tabletop-64"
 """A video model of the same pictures, 33 of them."""
 

@@ -133,7 +133,7 @@ def _share(number: int, of: int) -> dict[str, Any]:
 
 def _draw_shares(shares: Mapping[str, dict[str, Any]], out: Path) -> None:
     """Draw shares as bars with their intervals, the first one in colour."""
-    left, width, row = 110, 460, 30
+    left, width, row = 140, 460, 30
     sheet = Image.new("RGB", (left + width + 130, _TEXT * 2 + row * len(shares) + _GAP), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     draw.text((_GAP, 4), "came true when carried out, of all dreams; lines: 95 % intervals", font=font, fill=_INK)

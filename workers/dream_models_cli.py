@@ -29,6 +29,7 @@ from workers.dream_options import (
     known_tasks,
     lines_of,
     names_of,
+    needed,
     seconds,
     told,
     training_said,
@@ -301,9 +302,7 @@ def judge_card(
     plays: Annotated[list[Path], typer.Argument(help="Folders that `factory dream play` made, of other episodes.")],
     *,
     dataset: Annotated[list[Path] | None, typer.Option(help="LeRobot datasets whose episodes are successes.")] = None,
-    classifier: Annotated[
-        Path | None, typer.Option(help="Folder of an embedded judge. Default: the shipped one.")
-    ] = None,
+    classifier: Annotated[Path | None, typer.Option(help="Folder of an embedded judge, which asks nobody.")] = None,
     endpoint: Url = "",
     model: Model = "",
     ledger: Annotated[Path, typer.Option(help="What a language model was asked and what it cost.")] = Path("ledger.db"),
@@ -318,13 +317,12 @@ def judge_card(
     from dreams.classifier import judge_embedded, open_classifier
     from dreams.judge_card import figures
     from dreams.judge_card import picture as drawn
-    from dreams.shipped import JUDGE, shipped
     from workers.dream_judging import by_endpoint, card_of_judge, examples_from
 
     examples, grid, _ = examples_from(plays, dataset or [])
     asks = None if classifier else endpoint_of(ledger, endpoint, model, budget_usd, prices)
     if asks is None:
-        opened = open_classifier(classifier or shipped(JUDGE))
+        opened = open_classifier(needed(classifier, "--classifier or --endpoint"))
         judges = lambda shown, text, number: judge_embedded(shown, text, opened, count=number)  # noqa: E731
     else:
         judges = by_endpoint(asks, [example.instruction for example in examples])

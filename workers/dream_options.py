@@ -53,7 +53,7 @@ def existing_run(folder: Path) -> Run:
 def needed(value: Path | None, option: str) -> Path:
     """Return what an option gave. Raises SpecError when it was left out."""
     if value is None:
-        raise SpecError(f"this control needs {option}")
+        raise SpecError(f"this needs {option}")
     return value
 
 
