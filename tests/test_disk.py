@@ -115,7 +115,9 @@ def readable(out: Path) -> None:
 SAMPLES = 2
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+@pytest.mark.parametrize(
+    "error", [pytest.param(errno.ENOSPC, id="full"), pytest.param(errno.EIO, id="broken", marks=pytest.mark.slow)]
+)
 def test_any_write_may_fail(
     error: int,
     one_demo: Path,

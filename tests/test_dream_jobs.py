@@ -107,6 +107,7 @@ def job(killed: Killed) -> dict[str, Any]:
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_a_job_of_dreams_goes_on_after_a_kill(killed: Killed, job: dict[str, Any]) -> None:
     assert (job["status"], job["ended_by"], job["error"]) == ("succeeded", "target", None), job
     assert all(marker.exists() for marker in killed.markers.values())
@@ -122,6 +123,7 @@ def test_a_job_of_dreams_goes_on_after_a_kill(killed: Killed, job: dict[str, Any
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_every_dream_has_its_films(killed: Killed, job: dict[str, Any]) -> None:
     with Client(str(killed.served.http.base_url)) as client:
         found = list(client.dreams(job["id"]))
@@ -145,6 +147,7 @@ def test_every_dream_has_its_films(killed: Killed, job: dict[str, Any]) -> None:
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_its_dataset_is_one_like_any_other(killed: Killed, job: dict[str, Any], tmp_path: Path) -> None:
     served, name = killed.served, job["dataset_id"]
     tar = served.http.get(f"/v1/datasets/{name}.tar")
@@ -166,6 +169,7 @@ def test_its_dataset_is_one_like_any_other(killed: Killed, job: dict[str, Any], 
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_a_model_that_is_missing_ends_the_job_with_what_provides_it(killed: Killed) -> None:
     served = killed.served
     ended = killed.ended(served.post("/v1/dreams", {**SMALL, "video": "video/none"})["id"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from api.specs import JobSpec
 from factory import poses
 from factory.demos import Demo
 from factory.errors import BackendError, SpecError
@@ -20,7 +21,7 @@ from factory.isaac_states import ACTION, StateLayout, leaves, order_of_file, reo
 from factory.replay import AttemptResult, run_attempts
 from factory.sim import Block, Hold
 from factory.sources import prepare_sources
-from factory.specs import GenerationSpec, TaskSpec
+from factory.specs import GenerationSpec, RenderSpec, TaskSpec
 from sim_tasks.backends import open_backend
 from sim_tasks.catalog import ISAAC_TASKS, capability_of, find_task
 from tests.site import open_site, problem
@@ -352,5 +353,6 @@ def test_the_service_knows_where_isaac_labs_tasks_run(tmp_path: Path) -> None:
             answer = site.client.post("/v1/jobs", json={"task": task, "attempts": 1, "backend": backend})
             assert problem(answer, 422, "unfit_backend")["field"] == "backend"
         answer = site.client.post("/v1/jobs", json={"task": "isaac_stack", "attempts": 1, "backend": "isaaclab"})
-        assert answer.status_code == 422
-        assert "without images" in answer.text
+        assert problem(answer, 422, "no_demonstrations")["field"] == "files"
+    with pytest.raises(SpecError, match="without images"):
+        JobSpec(task="isaac_stack", generation=GenerationSpec(), episodes=1, render=RenderSpec(), backend="isaaclab")

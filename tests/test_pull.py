@@ -402,6 +402,7 @@ def assert_pulled(site: PullSite, job_id: str) -> None:
     chaos.wait_for(lambda: not sent.exists() or not any(sent.iterdir()), "what was sent to be tidied up", 30.0)
 
 
+@pytest.mark.slow
 def test_two_machines_over_a_bad_line_make_what_one_executor_makes(
     towers: chaos.Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests import chaos, tower
 
 
+@pytest.mark.slow
 def test_ten_random_kills_make_no_difference_with_ray(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     demos = tower.write_demonstrations(tmp_path / "towers.hdf5")
