@@ -32,6 +32,7 @@ _TIMEOUT = httpx.Timeout(30.0, read=120.0)
 _TRIES = 5
 _PART = ".part"
 T = TypeVar("T", bound=BaseModel)
+Numbered = TypeVar("Numbered", answers.Attempt, answers.Dream)
 
 
 class Client:
@@ -83,14 +84,7 @@ class Client:
 
     def dreams(self, job_id: str, **query: Any) -> Iterator[answers.Dream]:
         """Yield the dreams of a job by number; `tier` and `verdict` narrow them as of `GET /v1/jobs/{id}/dreams`."""
-        after = -1
-        while True:
-            params = _given({**query, "after": after})
-            page = self.get(f"/v1/jobs/{_part(job_id)}/dreams", answers.Page[answers.Dream], params=params)
-            yield from page.data
-            if not page.has_more:
-                return
-            after = page.data[-1].index
+        return self._by_index(f"/v1/jobs/{_part(job_id)}/dreams", answers.Page[answers.Dream], query)
 
     def estimate(self, *, name_once: str | None = None, **asked: Any) -> answers.Job:
         """Try a job's first attempts; wait for the job that this returns, then read its `estimate`."""
@@ -124,14 +118,7 @@ class Client:
 
     def attempts(self, job_id: str, **query: Any) -> Iterator[answers.Attempt]:
         """Yield the attempts of a job by index, page by page; arguments as of `GET /v1/jobs/{id}/attempts`."""
-        after = -1
-        while True:
-            params = _given({**query, "after": after})
-            page = self.get(f"/v1/jobs/{_part(job_id)}/attempts", answers.Page[answers.Attempt], params=params)
-            yield from page.data
-            if not page.has_more:
-                return
-            after = page.data[-1].index
+        return self._by_index(f"/v1/jobs/{_part(job_id)}/attempts", answers.Page[answers.Attempt], query)
 
     def wait(self, job_id: str, *, progress: Callable[[Mapping[str, Any]], None] | None = None) -> answers.Job:
         """Wait until a job has ended and return it; `progress` hears about it about once a second."""
@@ -276,6 +263,15 @@ class Client:
     def post(self, path: str, kind: type[T], **options: Any) -> T:
         """Send something to a path and return the object that it answers with."""
         return self.ask("POST", path, kind, **options)
+
+    def _by_index(self, path: str, kind: type[answers.Page[Numbered]], query: Mapping[str, Any]) -> Iterator[Numbered]:
+        after = -1
+        while True:
+            page = self.get(path, kind, params=_given({**query, "after": after}))
+            yield from page.data
+            if not page.has_more:
+                return
+            after = page.data[-1].index
 
     def _named(self, path: str, asked: Mapping[str, Any], name: str | None) -> answers.Job:
         headers = {"Idempotency-Key": name or uuid.uuid4().hex}

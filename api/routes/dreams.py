@@ -12,7 +12,7 @@ from api.context import In
 from api.dream_requests import DreamRequest
 from api.keys import Reader, Writer
 from api.problems import not_found, responses
-from api.routes.jobs import REPLAYED, Idempotency, JobId
+from api.routes.jobs import REPLAYED, Idempotency, JobId, entry
 from api.tables import Dream
 from factory.errors import ServiceError
 
@@ -48,11 +48,7 @@ def create(
     dreams are listed under `/v1/jobs/{id}/dreams`.
     """
     entered = dream_requests.enter(service, asked, caller, name=idempotency_key)
-    if entered.replayed:
-        response.headers["Idempotency-Replayed"] = "true"
-    response.headers["Location"] = f"/v1/jobs/{entered.job.id}"
-    with service.database.reading() as session:
-        return answers.of_job(session, entered.job, base_url=str(request.base_url))
+    return entry(entered, request, response, service)
 
 
 @router.get("/v1/jobs/{job_id}/dreams", operation_id="list_dreams")

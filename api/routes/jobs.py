@@ -49,7 +49,7 @@ def create(
     With an Idempotency-Key the same request may be sent again without harm.
     """
     entered = asking.enter(service, asked, caller, name=idempotency_key, purpose="generate")
-    return _entered(entered, request, response, service)
+    return entry(entered, request, response, service)
 
 
 @router.post(
@@ -71,10 +71,11 @@ def estimate(
     The answer is a job of its own; when it has ended, `GET /v1/jobs/{id}` carries `estimate`.
     """
     entered = asking.enter(service, asked, caller, name=idempotency_key, purpose="estimate")
-    return _entered(entered, request, response, service)
+    return entry(entered, request, response, service)
 
 
-def _entered(entered: asking.Entered, request: Request, response: Response, service: In) -> answers.Job:
+def entry(entered: asking.Entered, request: Request, response: Response, service: In) -> answers.Job:
+    """Return the answer to a request that made a job, or repeated one that had made it."""
     if entered.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = f"/v1/jobs/{entered.job.id}"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory import actions, poses
+from factory.annotation import annotated_by_poses, annotated_by_states
 from factory.demos import AnnotatedDemo, Demo
 from factory.errors import DemoError
 from factory.scene import SceneState
@@ -78,41 +79,14 @@ def _from_states(
         moved = demo.actions[:, slice(*eef.arm_action)]
         targets[name] = actions.target_of_action(scene.T_world_eef[name][:T], moved, base, eef)
         grippers[name] = demo.actions[:, slice(*eef.gripper_action)].copy()
-    stored = _stored_signals(demo, task)
-    evaluated = {k: np.asarray(p(scene), bool)[:T] for k, p in task.signals.items() if k not in stored}
-    return AnnotatedDemo(
-        name=demo.name,
-        T_world_eef={k: v[:T] for k, v in scene.T_world_eef.items()},
-        T_world_eef_target=targets,
-        gripper=grippers,
-        T_world_object={k: v[:T] for k, v in scene.T_world_object.items()},
-        signals={**stored, **evaluated},
-        stored_signals=frozenset(stored),
-        scene=scene,
-        success=bool(task.success(scene)[-1]),
-    )
+    return annotated_by_states(demo, task, scene, targets=targets, grippers=grippers)
 
 
 def _from_poses(demo: Demo, task: TaskSpec) -> AnnotatedDemo:
-    objects = {task.aliases.get(k, k): v for k, v in demo.T_world_object.items()}
-    missing = set(task.scene.objects) - set(objects)
-    if missing:
-        raise DemoError(
-            f"{demo.path}, {demo.name}: no poses of {sorted(missing)}; stored objects are {sorted(objects)}"
-        )
     eefs = dict(zip(task.robot.eefs, demo.T_world_eef.values(), strict=True))
     targets = dict(zip(task.robot.eefs, demo.T_world_eef_target.values(), strict=True)) or eefs
     grippers = {name: demo.actions[:, slice(*eef.gripper_action)].copy() for name, eef in task.robot.eefs.items()}
-    stored = _stored_signals(demo, task)
-    return AnnotatedDemo(
-        name=demo.name,
-        T_world_eef=eefs,
-        T_world_eef_target=targets,
-        gripper=grippers,
-        T_world_object={name: objects[name] for name in task.scene.objects},
-        signals=stored,
-        stored_signals=frozenset(stored),
-    )
+    return annotated_by_poses(demo, task, eefs=eefs, targets=targets, grippers=grippers)
 
 
 def read_states(states: Array, model: mujoco.MjModel, data: mujoco.MjData, reader: SceneReader) -> SceneState:
@@ -125,11 +99,6 @@ def read_states(states: Array, model: mujoco.MjModel, data: mujoco.MjData, reade
         reader.refresh()
         reader.fill(rows, i)
     return reader.state(rows, len(states))
-
-
-def _stored_signals(demo: Demo, task: TaskSpec) -> dict[str, NDArray[np.bool_]]:
-    named = {task.aliases.get(k, k): v for k, v in demo.signals.items()}
-    return {k: v for k, v in named.items() if k in task.signals}
 
 
 def _fix_bodies(demo: Demo, task: TaskSpec, model: mujoco.MjModel, data: mujoco.MjData) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory import actions
+from factory.annotation import annotated_by_poses, annotated_by_states
 from factory.demos import AnnotatedDemo, Demo
 from factory.errors import DemoError, unknown_name
 from factory.scene import SceneState
@@ -79,7 +80,6 @@ def annotate(demo: Demo, task: TaskSpec, world: MimicWorld) -> AnnotatedDemo:
     check_states(demo, world)
     T, scene = len(demo), _read(demo.states[:, 1 + world.action_width :], task, world)
     hands = task.robot.eefs
-    stored = _stored_signals(demo, task)
     if theirs:
         targets = _hands(demo, demo.T_world_eef_target, task)
         grippers = world.grippers(demo.actions)
@@ -89,35 +89,16 @@ def annotate(demo: Demo, task: TaskSpec, world: MimicWorld) -> AnnotatedDemo:
             for k, e in hands.items()
         }
         grippers = {k: demo.actions[:, slice(*e.gripper_action)].copy() for k, e in hands.items()}
-    seen = {k: np.asarray(p(scene), bool)[:T] for k, p in task.signals.items() if k not in stored}
-    return AnnotatedDemo(
-        name=demo.name,
-        T_world_eef={k: v[:T] for k, v in scene.T_world_eef.items()},
-        T_world_eef_target=targets,
-        gripper=grippers,
-        T_world_object={k: v[:T] for k, v in scene.T_world_object.items()},
-        signals={**stored, **seen},
-        stored_signals=frozenset(stored),
-        scene=scene,
-        success=bool(task.success(scene)[-1]),
-    )
+    return annotated_by_states(demo, task, scene, targets=targets, grippers=grippers)
 
 
 def _from_poses(demo: Demo, task: TaskSpec, world: MimicWorld) -> AnnotatedDemo:
-    stored = _stored_signals(demo, task)
-    objects = {task.aliases.get(k, k): v for k, v in demo.T_world_object.items()}
-    if missing := set(task.scene.objects) - set(objects):
-        raise DemoError(
-            f"{demo.path}, {demo.name}: no poses of {sorted(missing)}; stored objects are {sorted(objects)}"
-        )
-    return AnnotatedDemo(
-        name=demo.name,
-        T_world_eef=_hands(demo, demo.T_world_eef, task),
-        T_world_eef_target=_hands(demo, demo.T_world_eef_target, task),
-        gripper=world.grippers(demo.actions),
-        T_world_object={name: objects[name] for name in task.scene.objects},
-        signals=stored,
-        stored_signals=frozenset(stored),
+    return annotated_by_poses(
+        demo,
+        task,
+        eefs=_hands(demo, demo.T_world_eef, task),
+        targets=_hands(demo, demo.T_world_eef_target, task),
+        grippers=world.grippers(demo.actions),
     )
 
 
@@ -130,11 +111,6 @@ def _hands(demo: Demo, stored: Mapping[str, Array], task: TaskSpec) -> dict[str,
             raise DemoError(f"{demo.path}, {demo.name}: {unknown_name('end effector', name, stored)}")
         found[ours] = stored[name]
     return found
-
-
-def _stored_signals(demo: Demo, task: TaskSpec) -> dict[str, NDArray[np.bool_]]:
-    named = {task.aliases.get(k, k): v for k, v in demo.signals.items()}
-    return {k: v for k, v in named.items() if k in task.signals}
 
 
 def _read(rows: Array, task: TaskSpec, world: MimicWorld) -> SceneState:
