@@ -164,5 +164,8 @@ def _load(point: EntryPoint) -> TaskSpec:
 
 
 def capability_of(task: TaskSpec) -> Literal["simulate", "isaac"]:
-    """Return what a worker must be able to do to run a task: "isaac" for Isaac Lab's, "simulate" for all others."""
-    return "isaac" if task.scene.base.startswith(ISAAC_BASES) else "simulate"
+    """Return what a worker must be able to do to run a task: "isaac" for Isaac Lab's, "simulate" for all others.
+
+    A base "package.module:function" opens an environment that Isaac Lab has not registered.
+    """
+    return "isaac" if task.scene.base.startswith(ISAAC_BASES) or ":" in task.scene.base else "simulate"

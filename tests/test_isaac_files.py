@@ -24,12 +24,14 @@ from factory.isaac_states import ACTION
 from factory.recording import episode_of
 from factory.sources import prepare_sources
 from sim_tasks.backends import open_backend
+from sim_tasks.backends.isaac_poses import annotate_stored
 from sim_tasks.catalog import ISAAC_TASKS
 from workers.isaac_words import source
 
 pytest.importorskip("torch")
 
 from tests.test_isaaclab import SPEC, STACK, attempts, on_fake
+from workers.checks import check_file, match_task
 from workers.isaac_export import demo_of, write_episodes
 from workers.isaac_self_test import self_test
 
@@ -132,6 +134,28 @@ def test_generated_episodes_are_sources_again(episodes: list[Episode], order: An
         assert source_.demo.success
         for name, path in stored.T_object.items():
             np.testing.assert_allclose(source_.demo.T_world_object[name], path, atol=1e-5)
+
+
+def test_a_file_is_checked_where_isaac_lab_is_not(episodes: list[Episode], tmp_path: Path) -> None:
+    """What a file stores is enough to cut it; what only the environment knows is not made up."""
+    file = write_episodes(tmp_path / "made.hdf5", episodes)
+    assert match_task([replace(read_demos(file)[0], environment=STACK.scene.base)]) == STACK
+    check = check_file(file, task_name=STACK.name)
+    assert check.usable == len(episodes)
+    for found, episode in zip(check.demos, episodes, strict=True):
+        changes = np.flatnonzero(np.diff(episode.columns["subtask_index"].values)) + 1
+        assert [s.stop for s in found.segments["right"]] == [*changes, len(episode)]
+        assert found.success_by_state is None
+        assert found.success_by_replay is None
+    here = annotate_stored(read_demos(file)[0], STACK)
+    backend = open_backend(on_fake(STACK, "stack_v3"), name="isaaclab")
+    there = backend.annotate(read_demos(file)[0])
+    for group in ("T_world_eef_target", "gripper", "signals"):
+        for name, array in getattr(there, group).items():
+            np.testing.assert_array_equal(getattr(here, group)[name], array)
+    without = replace(read_demos(file)[0], T_world_eef={})
+    with pytest.raises(DemoError, match="unknown end effector 'franka'"):
+        annotate_stored(without, STACK)
 
 
 def test_a_dataset_of_them_is_exported_by_command(episodes: list[Episode], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from factory.sim import SimBackend
 from factory.specs import TaskSpec
 from factory.suggestions import Suggestion, suggest
 from sim_tasks.backends import open_backend
-from sim_tasks.catalog import all_tasks, find_task
+from sim_tasks.backends.isaac_poses import annotate_stored
+from sim_tasks.catalog import ISAAC_TASKS, all_tasks, capability_of, find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +92,13 @@ def check_demos(
     if task is None:
         plain = tuple(_unmatched(demo) for demo in demos)
         return FileCheck(path=path, format=demos[0].format, environment=demos[0].environment, task="", demos=plain)
-    backend = open_backend(task)
+    backend = _backend_of(task)
     cut: list[tuple[AnnotatedDemo, Mapping[str, tuple[Segment, ...]]]] = []
     try:
         checks = tuple(_check(demo, task, backend, method=method, replay=replay, cut=cut) for demo in demos)
     finally:
-        backend.close()
+        if backend is not None:
+            backend.close()
     return FileCheck(
         path=path,
         format=demos[0].format,
@@ -179,10 +182,18 @@ def _thinned(values: NDArray[np.float64]) -> list[float]:
     return [round(float(v), 4) for v in values[rows]]
 
 
+def _backend_of(task: TaskSpec) -> SimBackend | None:
+    """Open a task's simulator; None for a task of Isaac Lab's where that is not installed."""
+    if capability_of(task) != "isaac":
+        return open_backend(task)
+    here = ":" in task.scene.base or importlib.util.find_spec("isaaclab") is not None
+    return open_backend(task, name="isaaclab") if here else None
+
+
 def match_task(demos: Sequence[Demo]) -> TaskSpec | None:
     """Return the task that knows the demos' environment by name, or None."""
     name = demos[0].environment
-    for task in all_tasks().values():
+    for task in (*all_tasks().values(), *ISAAC_TASKS.values()):
         if name == task.name or name in task.environments:
             return task
     return None
@@ -191,7 +202,7 @@ def match_task(demos: Sequence[Demo]) -> TaskSpec | None:
 def _check(
     demo: Demo,
     task: TaskSpec,
-    backend: SimBackend,
+    backend: SimBackend | None,
     *,
     method: str,
     replay: bool,
@@ -199,7 +210,7 @@ def _check(
 ) -> DemoCheck:
     """Look at one demo; one that could be cut is added to `cut`."""
     try:
-        annotated = backend.annotate(demo)
+        annotated = annotate_stored(demo, task) if backend is None else backend.annotate(demo)
     except DemoError as error:
         return _unusable(demo, str(error))
     segments: dict[str, tuple[Segment, ...]] = {}
@@ -213,7 +224,9 @@ def _check(
         name=demo.name,
         steps=len(demo),
         success_by_state=annotated.success,
-        success_by_replay=_replays(demo, task, backend) if replay and len(demo.states) else None,
+        success_by_replay=(
+            _replays(demo, task, backend) if backend is not None and replay and len(demo.states) else None
+        ),
         segments=segments,
         findings=lint(annotated, task, segments or None),
         problem=problem,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from factory import actions
 from factory.annotation import annotated_by_poses, annotated_by_states
 from factory.demos import AnnotatedDemo, Demo
-from factory.errors import DemoError, unknown_name
+from factory.errors import DemoError
 from factory.scene import SceneState
 from factory.specs import TaskSpec
+from sim_tasks.backends.isaac_poses import hands_of
 from sim_tasks.backends.isaac_world import MimicWorld, Reading
 from sim_tasks.tasks.isaac_terms import ENVIRONMENT
 
@@ -81,7 +82,7 @@ def annotate(demo: Demo, task: TaskSpec, world: MimicWorld) -> AnnotatedDemo:
     T, scene = len(demo), _read(demo.states[:, 1 + world.action_width :], task, world)
     hands = task.robot.eefs
     if theirs:
-        targets = _hands(demo, demo.T_world_eef_target, task)
+        targets = hands_of(demo, demo.T_world_eef_target, task)
         grippers = world.grippers(demo.actions)
     else:
         targets = {
@@ -96,21 +97,10 @@ def _from_poses(demo: Demo, task: TaskSpec, world: MimicWorld) -> AnnotatedDemo:
     return annotated_by_poses(
         demo,
         task,
-        eefs=_hands(demo, demo.T_world_eef, task),
-        targets=_hands(demo, demo.T_world_eef_target, task),
+        eefs=hands_of(demo, demo.T_world_eef, task),
+        targets=hands_of(demo, demo.T_world_eef_target, task),
         grippers=world.grippers(demo.actions),
     )
-
-
-def _hands(demo: Demo, stored: Mapping[str, Array], task: TaskSpec) -> dict[str, Array]:
-    """Return stored poses under the task's names of its hands."""
-    found: dict[str, Array] = {}
-    for ours, eef in task.robot.eefs.items():
-        name = eef.frame.partition(":")[2]
-        if name not in stored:
-            raise DemoError(f"{demo.path}, {demo.name}: {unknown_name('end effector', name, stored)}")
-        found[ours] = stored[name]
-    return found
 
 
 def _read(rows: Array, task: TaskSpec, world: MimicWorld) -> SceneState:
