@@ -243,6 +243,23 @@ def test_an_attempt_counts_when_its_files_are_there_and_only_then(site: Site, tm
     assert not [p for p in (site.settings.data / "blobs").rglob("*") if p.is_file()]
 
 
+def test_what_is_answered_under_an_earlier_lease_of_the_same_machine_changes_nothing(
+    site: Site, tmp_path: Path
+) -> None:
+    """Not even files: whoever holds the later lease may be writing this very episode."""
+    job, remote = site.job(attempts=1), Remote(site)
+    (before,) = remote.lease()
+    remote.post(":heartbeat", host="box", holds=[])
+    (again,) = remote.lease()
+    assert (again["unit"], again["epoch"] > before["epoch"]) == (before["unit"], True)
+    shard = a_shard(tmp_path, 0)
+    sent = {path.name: remote.send(job["id"], path) for path in shard.iterdir()}
+    late = remote.commit(remote.attempt(before, 0, sent[EPISODE_FILE])).json()
+    assert (late["committed"], late["lost"]) == (0, [before["unit"]])
+    assert not site.store.exists(blobs.shard_key(job["id"], 0))
+    assert remote.commit(remote.attempt(again, 0, sent[EPISODE_FILE])).json()["committed"] == 1
+
+
 def test_a_success_without_a_shard_is_none(site: Site) -> None:
     site.job(attempts=3)
     remote = Remote(site)
