@@ -177,7 +177,7 @@ def _beside_control(rows: list[Row], results: dict[str, Any]) -> str:
             f"| {beside} | {third} | {replayed} | {failures} "
             f"| {r['cpu_s_per_attempt']:.2f} |"
         )
-    for row in rows:
+    for row in (row for row in rows if row.target is not None):
         if by_task := results[row.name].get("held_by_task"):
             each = results[row.name]["attempts"] // len(by_task)
             worst = ", ".join(f"{name} {k}" for name, k in sorted(by_task.items(), key=lambda item: item[1])[:6])
