@@ -66,7 +66,7 @@ class DreamRequest(Body):
     idm: Model = Field(default="", description="The inverse dynamics model's folder; empty for the shipped one.")
     latents: Model = Field(default="", description="A latent action model's folder; empty for none.")
     judge: JudgedBy = "nobody"
-    classifier: Model = Field(default="", description="The classifier's folder, where it judges.")
+    classifier: Model = Field(default="", description="The classifier's folder, where it judges; empty as shipped.")
     votes: Annotated[int, Field(ge=1, le=99)] = 3
     pictures: Annotated[int, Field(ge=2, le=64)] = 8
     budget_usd: Annotated[float, Field(gt=0, le=1e6)] | None = None
@@ -86,8 +86,8 @@ class DreamRequest(Body):
     def _check(self) -> DreamRequest:
         if bool(self.tasks) == bool(self.dataset):
             raise ValueError("first frames come from tasks, or from a dataset; give one of them")
-        if (self.judge == "classifier") != bool(self.classifier):
-            raise ValueError("judge 'classifier' and the classifier's folder belong together; give both or none")
+        if self.classifier and self.judge != "classifier":
+            raise ValueError("a classifier's folder is given, but judge is not 'classifier'")
         return self
 
     def spec(self) -> DreamSpec:

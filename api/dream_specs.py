@@ -45,7 +45,7 @@ class DreamSpec:
         idm: likewise of the inverse dynamics model; empty for the one that comes with the package.
         latents: likewise of a latent action model; empty for none.
         judge: who judges; "endpoint" asks the installation's language model.
-        classifier: folder of the classifier, when it judges.
+        classifier: folder of the classifier, when it judges; empty for the one that comes with the package.
         votes: how often a language model is asked about each dream; `pictures` it is shown.
         pictures: see votes.
         budget_usd: most that requests to it may cost; None for no limit.
@@ -95,8 +95,8 @@ class DreamSpec:
             )
         for name in ("video", "idm", "latents", "classifier"):
             _check_model(name, getattr(self, name), needed=name == "video")
-        if (self.judge == "classifier") != bool(self.classifier):
-            raise SpecError(f"judge is {self.judge!r} and classifier {self.classifier!r}; give both or none")
+        if self.classifier and self.judge != "classifier":
+            raise SpecError(f"classifier {self.classifier!r} judges nothing: judge is {self.judge!r}, not 'classifier'")
         if self.budget_usd is not None and not self.budget_usd > 0:
             raise SpecError(f"budget_usd is {self.budget_usd}; it must be more than 0")
 

@@ -6,7 +6,7 @@ things that `dreams.blobs` finds, in every view of the grid alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -85,8 +85,6 @@ CORRUPTIONS: Mapping[str, Callable[[Frames, Grid, np.random.Generator], Frames]]
     "recoloured": _recoloured,
 }
 """Name -> what is done to a good clip's pictures."""
-WRONG_INSTRUCTION = "wrong_instruction"
-"""The one failure whose pictures are right; see `wrong_instruction`."""
 NEEDS_A_THING = ("teleported", "vanished", "recoloured")
 """Corruptions of pictures in which something coloured is to be seen."""
 
@@ -103,14 +101,6 @@ def corrupted(frames: Frames, grid: Grid, kind: str, *, seed: int) -> Frames:
         raise SpecError(f"a clip of {len(frames)} pictures is too short to be spoilt; 3 are needed")
     grid.split(frames)  # refuses pictures that are not this grid's
     return CORRUPTIONS[kind](frames, grid, np.random.default_rng(seed))
-
-
-def wrong_instruction(instruction: str, others: Sequence[str], *, seed: int) -> str:
-    """Return one of the other instructions that is not the given one. Raises SpecError when there is none."""
-    different = sorted({each for each in others if each != instruction})
-    if not different:
-        raise SpecError(f"there is no instruction other than {instruction!r} to be wrong with")
-    return different[int(np.random.default_rng(seed).integers(len(different)))]
 
 
 def _with_a_thing(

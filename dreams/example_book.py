@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from dreams.examples import Example
 from dreams.timebase import TimeBase
-from dreams.views import Grid
+from dreams.views import Frames, Grid
 from factory import durable
 from factory.errors import DatasetError, SpecError
 
@@ -31,7 +31,15 @@ def keep_examples(folder: Path, name: str, examples: Sequence[Example], grid: Gr
         "time": json.dumps(asdict(time)),
         "examples": json.dumps(
             [
-                {"instruction": e.instruction, "follows": e.follows, "kind": e.kind, "events": dict(e.events)}
+                {
+                    "instruction": e.instruction,
+                    "follows": e.follows,
+                    "kind": e.kind,
+                    "events": dict(e.events),
+                    "things": e.things,
+                    "targets": e.targets,
+                    "where": {name: at.tolist() for name, at in e.where.items()},
+                }
                 for e in examples
             ]
         ),
@@ -61,7 +69,7 @@ def read_examples(folder: Path) -> tuple[list[Example], Grid, TimeBase]:
                 frames = file.get_tensor("frames")
             grid = Grid(**(said["grid"] | {"views": tuple(said["grid"]["views"])}))
             shapes.add((grid, TimeBase(**said["time"])))
-            found += [Example(frames=each, **record) for each, record in zip(frames, said["examples"], strict=True)]
+            found += [_example(each, record) for each, record in zip(frames, said["examples"], strict=True)]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{path} holds no examples: {error!r}") from error
     if len(shapes) != 1:
@@ -70,3 +78,9 @@ def read_examples(folder: Path) -> tuple[list[Example], Grid, TimeBase]:
         )
     grid, time = shapes.pop()
     return found, grid, time
+
+
+def _example(frames: Frames, said: dict[str, Any]) -> Example:
+    where = {name: np.array(at, np.float32) for name, at in said["where"].items()}
+    said = said | {"things": tuple(said["things"]), "targets": tuple(said["targets"]), "where": where}
+    return Example(frames=frames, **said)

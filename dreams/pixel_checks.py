@@ -55,11 +55,18 @@ class PixelFindings:
     things: int
 
     def objection(self, limits: PixelLimits) -> str:
-        """Return what is wrong with the clip, in words; empty when nothing is."""
+        """Return why the clip cannot be right, in words; empty when it can."""
         if self.motion < limits.least_motion:
             return f"nothing moves: at most {self.motion:.2%} of the pixels change, {limits.least_motion:.2%} expected"
         if self.first_error > limits.most_first_error:
             return f"it does not begin with its first frame: {self.first_error:.3f} away on average"
+        return ""
+
+    def doubt(self, limits: PixelLimits) -> str:
+        """Return what may be wrong with the clip, in words; empty when nothing.
+
+        An arm in front of a thing looks like that as well, so it only makes a good clip less probable.
+        """
         if self.jump > limits.most_jump:
             return f"a coloured thing jumps by {self.jump:.2f} of the picture"
         if self.left < limits.least_left:

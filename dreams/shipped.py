@@ -12,6 +12,9 @@ IDM = "idm-tabletop-64"
 VIDEO = "video-tabletop-64"
 """A video model of the same pictures, 33 of them."""
 
+JUDGE = "judge-tabletop-64"
+"""A classifier of the same pictures, as clips of any number of them, and of that scene's words."""
+
 
 def shipped(name: str) -> Path:
     """Return the folder of a model that comes with the package. Raises DatasetError when there is none of that name."""

@@ -483,7 +483,7 @@ def test_requests_are_checked_at_the_door(tmp_path: Path) -> None:
             ({"tasks": ["tabletop/red_cub"]}, 422, ""),
             ({"variant": "D9"}, 422, "unknown_variant"),
             ({"tasks": [], "dataset": "ds_1"}, 422, "unknown_dataset"),
-            ({"judge": "classifier"}, 422, ""),
+            ({"classifier": "mine"}, 422, ""),
             ({"frames": 51}, 422, "too_many_attempts"),
         ):
             problem(site.client.post("/v1/dreams", json={**SMALL, **change}), status, code)
@@ -524,6 +524,10 @@ def test_no_model_lies_outside_the_folder_of_models(tmp_path: Path) -> None:
     endpoint = DreamSpec(tasks=TASKS, video="mine", judge="endpoint")
     with pytest.raises(SpecError, match="FACTORY_LLM_URL"):
         check_models(given, endpoint)
+    shipped_judge = DreamSpec(tasks=TASKS, video="mine", judge="classifier")
+    assert check_models(given, shipped_judge) == {"video": root / "mine"}
+    with pytest.raises(SpecError, match="judges nothing"):
+        DreamSpec(tasks=TASKS, video="mine", classifier="mine")
 
 
 def test_a_run_in_another_store_is_carried_from_stage_to_stage(tmp_path: Path) -> None:

@@ -14,16 +14,21 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from dreams.clips import read_clips
 from dreams.example_book import read_examples
+from dreams.timebase import TimeBase
+from dreams.views import Grid
 from factory.dataset_checks import verify_dataset
 from factory.dataset_reading import read_episodes
-from sim_tasks.tasks.tabletop import HELD_OUT
+from sim_tasks.tasks.tabletop import HELD_OUT, PLACE_COLOURS, THING_COLOURS, VIEW, colour_kind, labels
+from sim_tasks.tasks.tabletop_events import MOVED
 from tests.lerobot_runs import run_in_lerobot
-from workers import dreaming
+from workers import dream_scenes, dreaming
 from workers.cli import app
 
 pytestmark = pytest.mark.sim
 TASKS = (HELD_OUT[0], HELD_OUT[-1])
+GRID, TIME = Grid(views=(VIEW,), height_px=64, width_px=64), TimeBase(control_hz=20, stride=4, frames=33)
 
 
 def factory(*words: object) -> dict[str, Any]:
@@ -82,6 +87,9 @@ def test_real_videos_come_true(folder: Path, episodes: Path) -> None:
     found = factory("dream", "verify", real)
     assert found["executed"] == 6
     assert found["tiers"]["executed_success"] >= 5, found
+    judged = factory("dream", "judge", real)
+    assert judged["error"] == 0
+    assert judged["accept"] > judged["reject"], judged  # the shipped judge never saw these things either
     card = factory("dream", "label-card", episodes)
     assert 0.92 <= card["amplitude_ratio"]["value"] <= 1.05
     assert card["shift_steps"]["value"] == 0.0
@@ -96,6 +104,7 @@ def test_real_videos_come_true(folder: Path, episodes: Path) -> None:
 
 def test_a_run_says_what_became_of_every_dream_and_goes_on_without_doing_it_again(run: Path, video: Path) -> None:
     found = factory("dream", "show", run, "--out", run / "strips.png")
+    assert found["verdicts"]["accept"] == found["verdicts"]["not_judged"] == 0  # a model of three steps shows noise
     assert found["dreams"] == found["dreamt"] == found["labelled"] == found["executed"] == 4
     assert Path(found["picture"]).stat().st_size > 10_000
     films = {path: path.stat().st_mtime_ns for path in run.glob("dreams/*/dream.mp4")}
@@ -159,10 +168,15 @@ def test_a_judge_is_trained_on_plays_and_measured(folder: Path, episodes: Path) 
     ]  # fmt: skip
     assert examples[0].instruction != examples[1].instruction
     np.testing.assert_array_equal(examples[0].frames, examples[1].frames)
+    assert {examples[0].instruction, examples[1].instruction} <= {
+        f"Pick up the {thing} from the table and place it {target}."
+        for thing in examples[0].things
+        for target in examples[0].targets
+    }
     written = (plays / f"{TASKS[0].replace('/', '--')}.safetensors").stat().st_mtime_ns
     assert factory(*asked) == made
     assert (plays / f"{TASKS[0].replace('/', '--')}.safetensors").stat().st_mtime_ns == written
-    options = ("--dataset", episodes, "--out", judge, "--clips", 10, "--steps", 2, "--batch", 4)
+    options = ("--dataset", episodes, "--out", judge, "--spoilt", 1, "--steps", 2, "--batch", 4)
     found = factory("dream", "train-judge", plays, *options)
     assert Path(found["model"]) == judge
     card = factory(
@@ -173,6 +187,30 @@ def test_a_judge_is_trained_on_plays_and_measured(folder: Path, episodes: Path) 
     assert card["judge"] == "classifier:tabletop"
     assert (folder / "judge.png").stat().st_size > 1000
     assert factory("dream", "judge", folder / "run", "--classifier", judge)["error"] == 0
+
+
+def test_things_are_where_their_colours_are(episodes: Path) -> None:
+    """What a film's dataset says of a thing's place in the world is where the thing is in the picture."""
+    for number, seen in dream_scenes.seen_in(episodes, GRID, TIME).items():
+        clip = next(read_clips(episodes, TIME, GRID, episodes={number}))
+        task = dream_scenes.task_told(clip.instruction)
+        for role, words in labels(str(task)).items():
+            column, row = ((seen[role][0] + 1.0) * 32.0).astype(int)
+            shown = clip.frames[0, row - 1 : row + 2, column - 1 : column + 2].reshape(-1, 3).mean(axis=0) / 255.0
+            paints = THING_COLOURS if role in MOVED else PLACE_COLOURS
+            away = {name: np.linalg.norm(_hue(shown) - _hue(np.array(paint[:3]))) for name, paint in paints.items()}
+            assert min(away, key=lambda name: away[name]) == colour_kind(words)[0], (number, role, words, shown)
+        assert (np.abs(seen["target"] - seen["target"][0]) < 0.01).all()
+        assert (
+            np.linalg.norm(seen["thing"][-1] - seen["target"][-1])
+            < 0.15
+            < np.linalg.norm(seen["thing"][0] - seen["target"][0])
+        )
+
+
+def _hue(colour: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a colour without its shade; black, which has no other, stays dark."""
+    return colour / max(float(np.linalg.norm(colour)), 0.3)
 
 
 @pytest.mark.lerobot
@@ -190,7 +228,6 @@ def test_lerobot_opens_the_dreams(folder: Path, run: Path, episodes: Path) -> No
 def test_missing_stages_are_sentences(folder: Path, run: Path) -> None:
     for words, sentence in (
         (("verify", folder / "nowhere"), "begins a run"),
-        (("judge", run), "nobody judges"),
         (("frames", folder / "x"), "come from tasks, or from --dataset"),
         (("frames", folder / "x", "tabletop/red_cub"), "unknown task or family"),
     ):

@@ -25,6 +25,7 @@ from workers.dream_options import (
     Url,
     VideoFolder,
     Views,
+    chosen_classifier,
     clips_of_datasets,
     endpoint_of,
     existing_run,
@@ -177,12 +178,15 @@ def generate(
     told({"run": str(run), "dreams": made}, f"{made} dreams in {run / 'dreams'}", as_json)
 
 
-@app.command(epilog="Example: factory dream judge runs/first --classifier models/judge")
+@app.command(epilog="Example: factory dream judge runs/first")
 @sentences
 def judge(
     run: RunFolder,
     *,
-    classifier: Annotated[Path | None, typer.Option(help="Folder of an embedded classifier; asks nobody.")] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an embedded classifier. Default, where no model is asked: the shipped."),
+    ] = None,
     endpoint: Url = "",
     model: Model = "",
     votes: Annotated[int, typer.Option(min=1, help="How often a model is asked about each dream.")] = 3,
@@ -198,14 +202,13 @@ def judge(
     where = existing_run(run)
     asks = None if classifier else endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
     with progress_of("dreams", quiet=as_json) as said:
-        if classifier is not None:
-            from dreams.classifier import open_classifier
-
-            dreaming.judge_by_classifier(where, open_classifier(classifier), said=said)
-        elif asks is not None:
+        if asks is not None:
             dreaming.judge_by_model(where, asks, JudgeSpec(frames=pictures, votes=votes), said=said)
         else:
-            raise SpecError("nobody judges: give --classifier DIR, or --endpoint URL --model NAME")
+            from dreams.classifier import open_classifier
+            from dreams.shipped import JUDGE, shipped
+
+            dreaming.judge_by_classifier(where, open_classifier(classifier or shipped(JUDGE)), said=said)
     facts = dreaming.summary(where)
     told(facts["verdicts"], lines_of(facts["verdicts"]), as_json)
 
@@ -411,7 +414,10 @@ def run_all(
         Path | None, typer.Option(help="Folder of an inverse dynamics model. Default: the shipped one.")
     ] = None,
     latents: Annotated[Path | None, typer.Option(help="Folder of a latent action model.")] = None,
-    classifier: Annotated[Path | None, typer.Option(help="Folder of an embedded classifier.")] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an embedded classifier, or none. Default: the shipped one for pictures it knows."),
+    ] = None,
     dataset: Annotated[Path | None, typer.Option(help="First frames from this LeRobot dataset instead.")] = None,
     count: Annotated[int, typer.Option(min=1, help="First frames.")] = 20,
     per_frame: Annotated[int, typer.Option(min=1, help="Instructions for each.")] = 1,
@@ -448,11 +454,10 @@ def run_all(
         ),
         lambda: generate(run, model=video, steps=steps, device=device),
     ]  # fmt: skip
-    if classifier is not None or asked:
+    chosen = None if asked and classifier is None else chosen_classifier(classifier, grid)
+    if chosen is not None or asked:
         stages.append(
-            lambda: judge(
-                run, classifier=classifier, endpoint=endpoint, model=model, budget_usd=budget_usd, prices=prices
-            )
+            lambda: judge(run, classifier=chosen, endpoint=endpoint, model=model, budget_usd=budget_usd, prices=prices)
         )
     stages += [lambda: label(run, idm=idm, latents=latents, device=device), lambda: verify(run)]
     if out is not None:

@@ -171,8 +171,9 @@ class Dreamer:
         del work
         if asked.judge == "classifier":
             from dreams.classifier import open_classifier  # noqa: PLC0415 - brings torch
+            from dreams.shipped import JUDGE, shipped  # noqa: PLC0415
 
-            folder = check_models(self._given, asked)["classifier"]
+            folder = check_models(self._given, asked).get("classifier") or shipped(JUDGE)
             classifier = self._opened("classifier", folder, lambda: open_classifier(folder))
             dreaming.judge_by_classifier(run, classifier, names=set(names), said=_asks(wanted))
         else:

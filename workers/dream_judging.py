@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dreams.example_book import keep_examples, kept_examples, read_examples
-from dreams.examples import Example, mixed
+from dreams.examples import Example
 from dreams.instructions import read
 from dreams.judge import EVENTS, Asks, Judgement, JudgeSpec, judge
 from dreams.judge_card import JudgeCard, Judges, judge_card
+from dreams.mixing import lessons, mixed
 from dreams.timebase import TimeBase
 from dreams.views import Frames, Grid
 from factory.durable import sweep
 from factory.errors import BackendError, SpecError
 from factory.specs import RenderSpec
 from sim_tasks.tasks import tabletop
+from workers.dream_scenes import scene_words, seen_by_name, seen_in, task_told
 from workers.dream_training import clips_of
 
 if TYPE_CHECKING:
     from sim_tasks.backends.rendering import EpisodeRenderer
     from sim_tasks.demonstrators.tabletop_plays import Play
 
-_TRAINED, _CALIBRATED = 4, 5
+_TRAINED, _PARTS = 4, 5
 """Of so many examples the first ones are trained on, the rest calibrated on."""
+_CALIBRATED = 1200
+"""Clips mixed for calibration, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +114,14 @@ def _examples(played: Play, name: str, request: PlaysRequest, renderer: EpisodeR
     drawn = list(renderer.frames(states, result.start.overrides, visual_stream=None))
     frames = request.grid.joined({view: np.stack([each[view] for each in drawn]) for view in request.grid.views})
 
+    things, targets = scene_words(name)
+
     def example(kind: str, events: Mapping[str, bool], **asked: str) -> Example:
         text = tabletop.instruction(name, **asked)
-        return Example(frames=frames, instruction=text, follows=kind == "success", kind=kind, events=events)
+        return Example(
+            frames=frames, instruction=text, follows=kind == "success", kind=kind, events=events,
+            things=things, targets=targets,
+        )  # fmt: skip
 
     known = {event: played.events[event] for event in EVENTS}
     found = [example(played.outcome, known)]
@@ -138,39 +147,44 @@ def examples_from(plays: Sequence[Path], datasets: Sequence[Path]) -> tuple[list
     if len(shapes) > 1:
         raise SpecError(f"{' and '.join(map(str, shapes.values()))} have pictures of different layouts or clocks")
     grid, time = next(iter(shapes))
-    if datasets:
-        clips = clips_of(datasets, grid, frames=time.frames, stride=time.stride, time=time)[0]
-        happened: dict[str, bool] = dict.fromkeys(EVENTS, True)
-        found += [
-            Example(frames=c.frames, instruction=c.instruction, follows=True, kind="success", events=happened)
-            for c in clips
-        ]
-    return found, grid, time
+    return [*found, *(each for root in datasets for each in _films(root, grid, time))], grid, time
+
+
+def _films(root: Path, grid: Grid, time: TimeBase) -> Iterator[Example]:
+    """Yield a dataset's episodes as clips that follow their instruction."""
+    happened: dict[str, bool] = dict.fromkeys(EVENTS, True)
+    seen = seen_in(root, grid, time)
+    for clip in clips_of([root], grid, frames=time.frames, stride=time.stride, time=time)[0]:
+        told = Example(frames=clip.frames, instruction=clip.instruction, follows=True, kind="success", events=happened)
+        task = task_told(clip.instruction)
+        if task is not None:
+            where = seen_by_name(task, seen.get(int(clip.name.rpartition("/")[2]), {}))
+            things, targets = scene_words(task)
+            told = replace(told, things=things, targets=targets, where=where)
+        yield told
 
 
 def train_judge(
-    plays: Sequence[Path], datasets: Sequence[Path], out: Path, *, size: int, steps: int, batch: int, rate: float,
+    plays: Sequence[Path], datasets: Sequence[Path], out: Path, *, spoilt: int, steps: int, batch: int, rate: float,
     seed: int, max_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Train the embedded judge, or go on with it; returns what there is to say of it.
 
-    Of every five examples one is kept for calibration. `size` clips are mixed for training as `dreams.examples.mixed`
-    does it, half as many for calibration.
+    Of every five examples one is kept for calibration, where they are mixed as on the card; see `dreams.mixing`. So
+    many good clips are spoilt in each way for training.
     """
-    from dreams.classifier import train_classifier  # noqa: PLC0415 - brings torch
+    from dreams.classifier_training import train_classifier  # noqa: PLC0415 - brings torch
     from dreams.descent import Schedule  # noqa: PLC0415
 
     examples, grid, _ = examples_from(plays, datasets)
     parts = (
-        [example for i, example in enumerate(examples) if (i % _CALIBRATED < _TRAINED) == first]
-        for first in (True, False)
+        [example for i, example in enumerate(examples) if (i % _PARTS < _TRAINED) == first] for first in (True, False)
     )
-    told = sorted({example.instruction for example in examples})
-    train, calibration = (
-        mixed(part, grid, size=share, seed=seed + i, instructions=told)
-        for i, (part, share) in enumerate(zip(parts, (size, size // 2), strict=True))
-    )
-    data = {"plays": [str(each) for each in plays], "datasets": [str(each) for each in datasets], "size": size}
+    taught, kept = parts
+    train = lessons(taught, grid, spoilt=spoilt, seed=seed)
+    calibration = mixed(kept, grid, size=_CALIBRATED, seed=seed + 1)
+    data = {"plays": [each.name for each in plays], "datasets": [each.name for each in datasets], "spoilt": spoilt}
+    data |= {"examples": len(train), "calibration": len(calibration)}
     schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
     trained = train_classifier(
         train, calibration, out, name="tabletop", grid=grid, data=data, schedule=schedule, max_s=max_s
@@ -198,6 +212,5 @@ def card_of_judge(
     judges: Judges, examples: Sequence[Example], grid: Grid, *, size: int, seed: int
 ) -> tuple[JudgeCard, int]:
     """Return a judge's card on a mixture of examples, and of how many clips."""
-    told = sorted({example.instruction for example in examples})
-    chosen = mixed(examples, grid, size=size, seed=seed, instructions=told)
+    chosen = mixed(examples, grid, size=size, seed=seed)
     return judge_card(chosen, judges), len(chosen)

@@ -25,7 +25,7 @@ _MAKES: Mapping[str, str] = {
     "`hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers --local-dir {folder}` fetches a large one to adapt",
     "idm": "`factory dream train-idm DATASET --out {folder}` trains one; without a name the shipped one reads",
     "latents": "`factory dream train-latents DATASET --out {folder}` trains one",
-    "classifier": "`factory dream train-judge PLAYS --out {folder}` trains one",
+    "classifier": "`factory dream train-judge PLAYS --out {folder}` trains one; without a name the shipped one judges",
 }
 """Kind of model -> where one comes from."""
 

@@ -29,7 +29,6 @@ from workers.dream_options import (
     known_tasks,
     lines_of,
     names_of,
-    needed,
     seconds,
     told,
     training_said,
@@ -92,6 +91,9 @@ def finetune(
     steps: Steps = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 16,
     rate: Rate = 1e-3,
+    codec_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of a new model's autoencoder, which is trained first; tiny has none.")
+    ] = 4500,
     episodes_fraction: Annotated[float, typer.Option(help="Share of the episodes that is trained on.")] = 1.0,
     sources_only: Annotated[
         bool, typer.Option("--sources-only", help="Only as many episodes as the dataset had source demonstrations.")
@@ -113,8 +115,8 @@ def finetune(
     found = train_video(
         VideoTraining(
             datasets=tuple(datasets), out=out, base=model, size=new, lora=lora, steps=steps, batch=batch, rate=rate,
-            episodes_fraction=episodes_fraction, sources_only=sources_only, grid=grid, frames=frames, stride=stride,
-            seed=seed, max_s=max_s, device=device,
+            codec_steps=codec_steps, episodes_fraction=episodes_fraction, sources_only=sources_only, grid=grid,
+            frames=frames, stride=stride, seed=seed, max_s=max_s, device=device,
         )
     )  # fmt: skip
     told(found, training_said(found), as_json)
@@ -251,10 +253,10 @@ def train_judge(
     *,
     dataset: Annotated[list[Path] | None, typer.Option(help="LeRobot datasets whose episodes are successes.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the judge.")],
-    clips: Annotated[int, typer.Option(min=10, help="Clips mixed: good, failed, spoilt, ill told.")] = 3000,
+    spoilt: Annotated[int, typer.Option(min=1, help="Good clips that are spoilt in each way.")] = 150,
     steps: Steps = 3000,
-    batch: Annotated[int, typer.Option(min=2, help="Clips in a step.")] = 16,
-    rate: Rate = 1e-3,
+    batch: Annotated[int, typer.Option(min=2, help="Clips in a step.")] = 12,
+    rate: Rate = 2e-3,
     seed: Seed = 0,
     max_s: MaxS = None,
     as_json: AsJson = False,
@@ -263,7 +265,7 @@ def train_judge(
     from workers.dream_judging import train_judge as train
 
     found = train(
-        plays, dataset or [], out, size=clips, steps=steps, batch=batch, rate=rate, seed=seed, max_s=seconds(max_s)
+        plays, dataset or [], out, spoilt=spoilt, steps=steps, batch=batch, rate=rate, seed=seed, max_s=seconds(max_s)
     )
     text = f"judge: {out}" if found["model"] else "paused; call again to go on"
     told(found, text, as_json)
@@ -296,13 +298,16 @@ def label_card(
     told(found, lines_of(lines), as_json)
 
 
-@app.command("judge-card", epilog="Example: factory dream judge-card plays/held-out --classifier judge --picture j.png")
+@app.command("judge-card", epilog="Example: factory dream judge-card plays/held-out --picture judge.png")
 @sentences
 def judge_card(
     plays: Annotated[list[Path], typer.Argument(help="Folders that `factory dream play` made, of other episodes.")],
     *,
     dataset: Annotated[list[Path] | None, typer.Option(help="LeRobot datasets whose episodes are successes.")] = None,
-    classifier: Annotated[Path | None, typer.Option(help="Folder of an embedded judge, which asks nobody.")] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an embedded judge. Default, where no model is asked: the shipped one."),
+    ] = None,
     endpoint: Url = "",
     model: Model = "",
     ledger: Annotated[Path, typer.Option(help="What a language model was asked and what it cost.")] = Path("ledger.db"),
@@ -317,12 +322,13 @@ def judge_card(
     from dreams.classifier import judge_embedded, open_classifier
     from dreams.judge_card import figures
     from dreams.judge_card import picture as drawn
+    from dreams.shipped import JUDGE, shipped
     from workers.dream_judging import by_endpoint, card_of_judge, examples_from
 
     examples, grid, _ = examples_from(plays, dataset or [])
     asks = None if classifier else endpoint_of(ledger, endpoint, model, budget_usd, prices)
     if asks is None:
-        opened = open_classifier(needed(classifier, "--classifier or --endpoint"))
+        opened = open_classifier(classifier or shipped(JUDGE))
         judges = lambda shown, text, number: judge_embedded(shown, text, opened, count=number)  # noqa: E731
     else:
         judges = by_endpoint(asks, [example.instruction for example in examples])

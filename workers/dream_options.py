@@ -14,6 +14,7 @@ from workers.speaking import say
 if TYPE_CHECKING:
     from dreams.clips import Clip
     from dreams.endpoint import Endpoint
+    from dreams.views import Grid
     from workers.dreaming import Run
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for machines.")]
@@ -92,6 +93,20 @@ def endpoint_of(ledger: Path, url: str, model: str, budget_usd: float | None, pr
         budget_usd=budget_usd,
     )
     return Endpoint(spec, Ledger(ledger))
+
+
+def chosen_classifier(given: Path | None, grid: Grid) -> Path | None:
+    """Return the classifier that judges pictures of a grid: the given one, else the shipped one where it knows them.
+
+    "none" is nobody. The shipped one knows one robot and one camera; of other words it says itself that it cannot read.
+    """
+    if given is not None:
+        return None if str(given) == "none" else given
+    from dreams.classifier import open_classifier
+    from dreams.shipped import JUDGE, shipped
+
+    folder = shipped(JUDGE)
+    return folder if open_classifier(folder).grid == grid else None
 
 
 def seconds(max_s: float | None) -> float:

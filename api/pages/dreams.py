@@ -128,7 +128,7 @@ def settings(job: Job) -> list[tuple[str, str]]:
         ("Dreams", f"{asked.per_frame} for each frame, {asked.seeds} of each instruction"),
         ("Proposed by", "what the simulator knows" if asked.propose == "state" else "the language model"),
         ("Video model", f"{asked.video}, {asked.steps} steps"),
-        ("Judged by", asked.classifier if asked.judge == "classifier" else asked.judge),
+        ("Judged by", (asked.classifier or "the shipped classifier") if asked.judge == "classifier" else asked.judge),
         ("Read by", asked.idm or "the shipped inverse dynamics model"),
         ("Latent actions", asked.latents),
         ("Carried out", asked.replay.replace("_", " ")),
