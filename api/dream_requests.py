@@ -70,8 +70,8 @@ class DreamRequest(Body):
     votes: Annotated[int, Field(ge=1, le=99)] = 3
     pictures: Annotated[int, Field(ge=2, le=64)] = 8
     budget_usd: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    steps: Annotated[int, Field(ge=1, le=1000, description="Sampling steps of the video model.")] = 20
-    guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
+    steps: Annotated[int, Field(ge=1, le=1000, description="Sampling steps of the video model.")] = 12
+    guidance: Annotated[float, Field(ge=0, le=100)] = 2.0
     batch: Annotated[int, Field(ge=1, le=MOST_AT_A_TIME, description="Dreams that one worker makes together.")] = 8
     replay: ReplayMode = Field(default="tracked", description="How labels are carried out in the simulator.")
     only: Only = Field(default="all", description="Which dreams become a dataset.")

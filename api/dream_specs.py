@@ -73,8 +73,8 @@ class DreamSpec:
     votes: int = 3
     pictures: int = 8
     budget_usd: float | None = None
-    steps: int = 20
-    guidance: float = 1.0
+    steps: int = 12
+    guidance: float = 2.0
     batch: int = 8
     replay: ReplayMode = "tracked"
     only: Only = "all"

@@ -82,7 +82,8 @@ def descend(
     """Train `net` from where `folder` says it was left; return how many steps are done in all.
 
     Afterwards `net` holds the running mean of the weights, and the folder what is needed to go on. The same seed makes
-    the same weights, bit by bit on one machine, however often it was stopped.
+    the same weights, bit by bit on one machine, however often it was stopped. Called again with other `steps` it goes
+    on under the new schedule: the rate falls to zero at the new end.
 
     Args:
         net: with its first weights, which come from the seed.
@@ -168,7 +169,7 @@ def _write_state(
     place = folder / f"{_STATE}{done:08d}"
     names = [name for name, _ in net.named_parameters()]
     moments = {
-        f"{part}/{name}": optimiser.state[value][part]
+        f"{part}/{name}": optimiser.state[value][part].contiguous()
         for name, value in net.named_parameters()
         for part in ("exp_avg", "exp_avg_sq", "step")
         if value in optimiser.state
@@ -198,8 +199,9 @@ def _resumed(folder: Path, net: nn.Module, optimiser: torch.optim.AdamW, mean: d
         moments = load_file(states[-1] / "moments.safetensors")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DatasetError(f"{states[-1]} is no readable state of a training: {error}") from error
-    if said["about"] != about:
-        differs = [key for key in {**said["about"], **about} if said["about"].get(key) != about.get(key)]
+    before, now = _but_steps(said["about"]), _but_steps(about)
+    if before != now:
+        differs = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         raise DatasetError(
             f"{folder} holds another training: {', '.join(sorted(differs))} differ; give another folder or equal data"
         )
@@ -211,6 +213,12 @@ def _resumed(folder: Path, net: nn.Module, optimiser: torch.optim.AdamW, mean: d
             optimiser.state[value] = {k: v if k == "step" else v.to(value.device) for k, v in each.items()}
     _cut_log(folder / LOG, said["step"])
     return int(said["step"])
+
+
+def _but_steps(about: Any) -> dict[str, Any]:
+    """Return what is trained on what, but for how long: a training may be asked to end sooner or later than it was."""
+    schedule = {key: value for key, value in about.get("schedule", {}).items() if key != "steps"}
+    return {**about, "schedule": schedule}
 
 
 def _cut_log(path: Path, done: int) -> None:

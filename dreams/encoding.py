@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreams.clips import Clip
+from dreams.path_head import path_of
 from dreams.video import DreamModel
 from factory import durable
 from factory.errors import SpecError
@@ -32,6 +33,7 @@ class Encodings:
         texts: a sentence each.
         conditions: ``(n, c, t, h, w)`` channels to append; None where the first latent is the condition.
         embeddings: ``(n, k, d)`` of first pictures by an image encoder; None without one.
+        paths: ``(n, frames - 1, 3 hands)`` of the hands, see `dreams.path_head`; None unless known of every clip.
         digest: of the pictures and sentences.
     """
 
@@ -39,6 +41,7 @@ class Encodings:
     texts: tuple[str, ...]
     conditions: Tensor | None
     embeddings: Tensor | None
+    paths: Tensor | None
     digest: str
 
 
@@ -80,16 +83,21 @@ def _tensors(model: DreamModel, clips: Sequence[Clip]) -> dict[str, Tensor]:
         found["conditions"] = torch.cat([each.cpu() for each in conditions])
         if embeddings[0] is not None:
             found["embeddings"] = torch.cat([each.cpu().float() for each in embeddings])
+    paths = [path for clip in clips if (path := path_of(clip)) is not None]
+    if len(paths) == len(clips):
+        found["paths"] = torch.stack(paths)
     return found
 
 
 def _joined(parts: Sequence[dict[str, Any]], digest: str) -> Encodings:
-    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0] if key != "texts"}
+    keys = set(parts[0]).intersection(*parts) - {"texts"}
+    joined = {key: torch.cat([part[key] for part in parts]) for key in sorted(keys)}
     return Encodings(
         latents=joined["latents"],
         texts=tuple(text for part in parts for text in part["texts"]),
         conditions=joined.get("conditions"),
         embeddings=joined.get("embeddings"),
+        paths=joined.get("paths"),
         digest=digest,
     )
 

@@ -24,6 +24,7 @@ from dreams.clips import Clip
 from dreams.descent import Schedule, descend, generator_of
 from dreams.encoding import Encodings, encode, encoded
 from dreams.new_models import save_model
+from dreams.path_head import PathHead, watched
 from dreams.video import LORA, DreamModel
 from factory import durable
 from factory.errors import SpecError
@@ -46,6 +47,8 @@ class Tuning:
         text: whether the text encoder learns too; with an adaptation it never does.
         drop_caption: share of examples without a sentence, for guidance (Ho and Salimans 2022).
         shift: of noise levels towards noise; 1 for none.
+        path: weight of the error of the hand's path, that a head says in training, see `dreams.path_head`; 0 for none.
+            Without effect where a clip's motion is not known.
     """
 
     schedule: Schedule
@@ -53,12 +56,16 @@ class Tuning:
     text: bool = True
     drop_caption: float = 0.1
     shift: float = 3.0
+    path: float = 0.0
 
     def __post_init__(self) -> None:
         if self.lora_rank is not None and self.lora_rank < 1:
             raise SpecError(f"an adaptation has rank 1 or more, not {self.lora_rank}")
-        if not 0.0 <= self.drop_caption < 1.0 or self.shift <= 0.0:
-            raise SpecError(f"captions dropped {self.drop_caption}, shift {self.shift}; expected 0 to 1, above 0")
+        if not 0.0 <= self.drop_caption < 1.0 or self.shift <= 0.0 or self.path < 0.0:
+            raise SpecError(
+                f"captions dropped {self.drop_caption}, shift {self.shift}, weight of paths {self.path}; expected "
+                "0 to 1, above 0, not negative"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +119,8 @@ def finetune(
         **{key: value for key, value in asdict(tuning).items() if key != "schedule"},
         "schedule": asdict(tuning.schedule),
     }
-    learning = _learning(model, tuning)
+    head = _path_head(model, examples, tuning)
+    learning = _learning(model, tuning, head)
     frozen = None if _learns_text(tuning) else _embedded(model, examples.texts)
 
     def loss(draw: torch.Generator) -> dict[str, Tensor]:
@@ -121,7 +129,13 @@ def finetune(
         level = noise_levels(len(rows), tuning.shift, draw)
         texts = ["" if drop else examples.texts[row] for row, drop in zip(rows.tolist(), dropped.tolist(), strict=True)]
         embedded = model.embedded(texts) if frozen is None else torch.stack([frozen[text] for text in texts])
-        return {"loss": flow_loss(model, examples, rows, embedded, level, draw)}
+        with watched(model.pipeline.transformer) as tokens:
+            parts = {"loss": flow_loss(model, examples, rows, embedded, level, draw)}
+        if head is not None and examples.paths is not None:
+            parts["path"] = (
+                tuning.path * (head(tokens[0].float()) - examples.paths[rows].to(model.device)).square().mean()
+            )
+        return parts
 
     done = descend(learning, loss, run, tuning.schedule, about=about, max_s=max_s)
     measured = held_out_loss(model, held_out, tuning) if held_out else math.nan
@@ -199,7 +213,16 @@ def save_tuned(model: DreamModel, said: dict[str, Any], folder: Path) -> None:
         durable.rename_into_place(staged, folder)
 
 
-def _learning(model: DreamModel, tuning: Tuning) -> nn.Module:
+def _path_head(model: DreamModel, examples: Encodings, tuning: Tuning) -> PathHead | None:
+    if not tuning.path or examples.paths is None:
+        return None
+    network = model.pipeline.transformer
+    width = network.config.num_attention_heads * network.config.attention_head_dim
+    a_picture = (examples.latents.shape[3] // 2) * (examples.latents.shape[4] // 2)
+    return PathHead(width, a_picture, examples.paths.shape[2] // 3, tuning.schedule.seed).to(model.device)
+
+
+def _learning(model: DreamModel, tuning: Tuning, head: PathHead | None) -> nn.Module:
     """Return what learns, as one module that shares its weights with the model."""
     network = model.pipeline.transformer
     if model.layout.experts > 1:
@@ -223,6 +246,8 @@ def _learning(model: DreamModel, tuning: Tuning) -> nn.Module:
             learning |= {f"text_encoder.{name}": weight for name, weight in encoder.named_parameters()}
         if kinds := {weight.dtype for weight in learning.values()} - {torch.float32}:
             raise SpecError(f"tuning every weight needs float32 in memory, found {kinds}; open the model that way")
+    if head is not None:
+        learning |= {f"path.{name}": weight for name, weight in head.named_parameters()}
     module = nn.Module()
     for name, weight in learning.items():
         module.register_parameter(name.replace(".", "/"), weight.requires_grad_(True))

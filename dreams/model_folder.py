@@ -71,14 +71,14 @@ class Layout:
 
     Attributes:
         conditioning: how the first picture enters.
-        patch_codec: whether the autoencoder is this project's `PatchCodec`, not Wan's.
+        codec: the autoencoder's class: `PatchCodec` or `SmallAutoencoder` of this project, or Wan's.
         multiple_px: sides of pictures are multiples of this.
         image_encoder: whether an image encoder embeds the first picture as well.
         experts: networks that share the noise levels: 1, or 2 as in Wan2.2-I2V-A14B.
     """
 
     conditioning: Conditioning
-    patch_codec: bool
+    codec: str
     multiple_px: int
     image_encoder: bool
     experts: int
@@ -119,7 +119,7 @@ def read_layout(folder: Path) -> Layout:
     second = index.get("transformer_2") or (None,)
     return Layout(
         conditioning=conditioning,
-        patch_codec=codec.get("_class_name") == "PatchCodec",
+        codec=str(codec.get("_class_name")),
         multiple_px=max(16, 2 * codec.get("scale_factor_spatial", 8)),
         image_encoder=network.get("image_dim") is not None,
         experts=2 if second[0] else 1,

@@ -24,6 +24,7 @@ from dreams import model_folder
 from dreams.codec import PatchCodec
 from dreams.model_folder import ModelCard
 from dreams.quiet import quietly
+from dreams.small_autoencoder import SmallAutoencoder
 from dreams.timebase import TimeBase
 from dreams.video import DreamModel, open_model
 from dreams.views import Grid
@@ -33,9 +34,9 @@ from factory.errors import SpecError
 SHARD = "14MB"
 """Of a small model's weight files: a repository without large-file storage takes them."""
 
-_TOKENS, _WORDS = 96, 512
-"""Tokens of a sentence at most, and kinds of them at most: a word of the training sentences is one, others are spelt.
-"""
+_TOKENS, _SPELT, _WORDS = 48, 96, 512
+"""Tokens of a sentence at most, the same where no words are known, and kinds of tokens at most: a word of the training
+sentences is one, others are spelt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size(width=32, layers=2, text_width=32, text_layers=1),  # for trying a road out: learns next to nothing
-    "small": Size(width=128, layers=6, text_width=128, text_layers=2),  # trains on a CPU
+    "small": Size(width=192, layers=6, text_width=128, text_layers=2),  # trains on a CPU
     "base": Size(width=256, layers=10, text_width=192, text_layers=3),  # trains on a GPU in minutes
 }
 
@@ -66,7 +67,7 @@ def new_model(
     folder: Path,
     *,
     size: str,
-    codec: PatchCodec | AutoencoderKLWan,
+    codec: PatchCodec | SmallAutoencoder | AutoencoderKLWan,
     time: TimeBase,
     grid: Grid,
     embodiment: str,
@@ -79,7 +80,7 @@ def new_model(
     Args:
         folder: must not exist.
         size: a key of `SIZES`.
-        codec: a fitted `PatchCodec`, or Wan's autoencoder of any size.
+        codec: a fitted `PatchCodec`, a trained `SmallAutoencoder`, or Wan's autoencoder of any size.
         time: the clock of its clips.
         grid: the views in its pictures.
         embodiment: the robot.
@@ -93,7 +94,7 @@ def new_model(
         torch.manual_seed(seed)
         pipeline = _assembled(SIZES[size], codec, sentences)
     card = ModelCard(
-        time=time, grid=grid, embodiment=embodiment, text_tokens=_TOKENS, seed=seed,
+        time=time, grid=grid, embodiment=embodiment, text_tokens=_TOKENS if sentences else _SPELT, seed=seed,
         training=({"part": "codec, tokens", "data": trained_on},) if trained_on else (),
     )  # fmt: skip
     save_model(pipeline, card, folder)
@@ -101,14 +102,16 @@ def new_model(
 
 
 def save_model(pipeline: Any, card: ModelCard, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write a pipeline and its card, weights as safetensors of this type, the codec's as they are; all or nothing.
+    """Write a pipeline and its card, weights as safetensors of this type, all or nothing.
+
+    A closed-form codec's weights are written as they are.
 
     Raises SpecError when the folder exists already.
     """
     if folder.exists():
         raise SpecError(f"{folder} exists already; choose another folder for the model")
     parts = dict(pipeline.components)
-    for name in ("transformer", "text_encoder"):
+    for name in ("transformer", "text_encoder", *(["vae"] if isinstance(parts["vae"], SmallAutoencoder) else [])):
         parts[name] = copy.deepcopy(parts[name])
         for weight in parts[name].parameters():
             weight.data = weight.data.to(dtype)

@@ -23,12 +23,16 @@ from dreams import model_folder
 from dreams.codec import PatchCodec, pictures_to_tensor, tensor_to_pictures
 from dreams.model_folder import Layout, ModelCard
 from dreams.quiet import quietly
+from dreams.small_autoencoder import SmallAutoencoder
 from dreams.timebase import TimeBase
 from dreams.views import Grid
 from factory.errors import SpecError
 
 LORA = "adaptation.safetensors"
 """The file of a low-rank adaptation, in its folder."""
+
+_CODECS = {"PatchCodec": PatchCodec, "SmallAutoencoder": SmallAutoencoder}
+"""Video autoencoders of this project; any other is Wan's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +45,8 @@ class Sampling:
             costs two evaluations.
     """
 
-    steps: int = 20
-    guidance: float = 1.0
+    steps: int = 12
+    guidance: float = 2.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.guidance < 0.0:
@@ -95,13 +99,19 @@ class DreamModel:
         return torch.cat(found)
 
     @torch.no_grad()
-    def pictures(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Return clips ``(b, frames, h, w, 3)`` of normalised latents."""
-        vae = self.pipeline.vae
+    def pictures(self, latents: Tensor, first: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Return clips ``(b, frames, h, w, 3)`` of normalised latents.
+
+        Where first pictures ``(b, h, w, 3)`` are given, an autoencoder that can decode beside them does.
+        """
+        vae: Any = self.pipeline.vae
         mean, std = self._scale()
         coded = (latents.float() / (1.0 / std) + mean).to(vae.dtype)
-        shown = [tensor_to_pictures(vae.decode(each[None], return_dict=False)[0]) for each in coded]
-        return np.concatenate(shown)
+        known: list[dict[str, Tensor]] = [{} for _ in coded]
+        if first is not None and isinstance(self.pipeline.vae, SmallAutoencoder):
+            known = [{"first": x} for x in pictures_to_tensor(first[:, None])[:, :, 0].to(vae.device)[:, None]]
+        shown = [vae.decode(each[None], return_dict=False, **more)[0] for each, more in zip(coded, known, strict=True)]
+        return np.concatenate([tensor_to_pictures(each) for each in shown])
 
     def embedded(self, texts: Sequence[str]) -> Tensor:
         """Return the embeddings ``(b, text_tokens, d)`` of sentences, zero beyond their end, with gradients.
@@ -217,7 +227,7 @@ class DreamModel:
             output_type="latent",
             max_sequence_length=self.card.text_tokens,
         ).frames
-        return self.pictures(latents)
+        return self.pictures(latents, pictures)
 
     def _scale(self) -> tuple[Tensor, Tensor]:
         config = self.pipeline.vae.config
@@ -282,7 +292,7 @@ def open_model(
     try:
         with quietly():
             # The codec stays in float32: it is small, and what it loses no training brings back.
-            kind: Any = PatchCodec if layout.patch_codec else AutoencoderKLWan
+            kind: Any = _CODECS.get(layout.codec, AutoencoderKLWan)
             vae = kind.from_pretrained(folder / "vae", dtype=torch.float32, local_files_only=True)
             pipeline: Any = _ManyPictures.from_pretrained(folder, vae=vae, dtype=dtype, local_files_only=True)
             if lora is not None:

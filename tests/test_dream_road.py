@@ -23,7 +23,7 @@ from factory.dataset_reading import read_episodes
 from sim_tasks.tasks.tabletop import HELD_OUT, PLACE_COLOURS, THING_COLOURS, VIEW, colour_kind, labels
 from sim_tasks.tasks.tabletop_events import MOVED
 from tests.lerobot_runs import run_in_lerobot
-from workers import dream_scenes, dreaming
+from workers import dream_folder, dream_scenes, dream_starts
 from workers.cli import app
 
 pytestmark = pytest.mark.sim
@@ -117,9 +117,10 @@ def test_a_run_says_what_became_of_every_dream_and_goes_on_without_doing_it_agai
 
 def test_what_was_asked_decides_what_success_is(run: Path) -> None:
     """The same scene is judged for either thing and either place, by the words of the instruction."""
-    where = dreaming.Run(root=run)
+    where = dream_folder.Run(root=run)
     roles = {
-        dreaming.roles_of(str(frame.task), proposal.instruction) for _, proposal, frame, _ in dreaming.each_dream(where)
+        dream_starts.roles_of(str(frame.task), proposal.instruction)
+        for _, proposal, frame, _ in dream_folder.each_dream(where)
     }
     assert ("thing", "target") in roles
     assert len(roles) > 1
@@ -133,7 +134,7 @@ def test_a_dream_of_the_shipped_model_goes_on_with_other_things(folder: Path, ru
     made = factory("dream", "propose", longer, "--rounds", 2)
     assert made["dreams"] == 2
     factory("dream", "generate", longer, "--steps", 1)
-    for _, proposal, _, dreamt in dreaming.each_dream(dreaming.Run(root=longer)):
+    for _, proposal, _, dreamt in dream_folder.each_dream(dream_folder.Run(root=longer)):
         (then,) = proposal.then
         assert dreamt.instructions == (proposal.instruction.text, then.text)
         assert (then.thing, then.target) != (proposal.instruction.thing, proposal.instruction.target)

@@ -34,7 +34,7 @@ from sim_tasks.backends.kinematic import KinematicBackend
 from tests import kinematic
 from tests.synthetic import RENDER, burned, make_clip, make_episode
 from tests.synthetic_pictures import number_in_frame
-from workers import dreaming
+from workers import dream_folder, dream_starts
 
 GRID = Grid(views=("agentview", "wrist"), height_px=64, width_px=64)
 EXECUTOR = {"model_sha": "ab12", "backend": "synthetic"}
@@ -273,11 +273,11 @@ def test_a_variation_is_its_seeds_and_is_not_replayable_unless_checked(model: Im
 
 
 def test_frames_of_a_run_are_varied_once(model: ImageModel, dataset: Path, tmp_path: Path) -> None:
-    run = dreaming.Run(root=tmp_path / "run")
-    made = dreaming.frames_of_dataset(run, dataset, GRID)
+    run = dream_folder.Run(root=tmp_path / "run")
+    made = dream_starts.frames_of_dataset(run, dataset, GRID)
     spec = VariationSpec(prompt="a table", strength=0.5, steps=2, guidance=1.0)
-    assert dreaming.vary_frames(run, model, spec, count=2, seed=3) == 2 * made
-    assert dreaming.vary_frames(run, model, spec, count=2, seed=3) == 0, "variations are not varied"
+    assert dream_starts.vary_frames(run, model, spec, count=2, seed=3) == 2 * made
+    assert dream_starts.vary_frames(run, model, spec, count=2, seed=3) == 0, "variations are not varied"
     assert sum(frame.replayable for frame in read_frames(run.frames)) == made
 
 

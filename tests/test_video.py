@@ -503,7 +503,7 @@ def test_wans_own_autoencoder_takes_the_codecs_place(clips: list[Clip], tmp_path
     made = new_model(
         tmp_path / "m", size="tiny", codec=wan_codec(), time=TIME, grid=GRID, embodiment="panda", seed=0, trained_on="x"
     )
-    assert not made.layout.patch_codec
+    assert made.layout.codec == "AutoencoderKLWan"
     latents = made.latents(clips[0].frames[None])
     assert latents.shape == (1, *made.latent_shape)
     torch.testing.assert_close(latents[:, :, :1], made.condition(clips[0].frames[0])[0], atol=1e-5, rtol=0.0)

@@ -18,7 +18,7 @@ from dreams.motion import Labels, poses_of
 from dreams.pixel_checks import PixelLimits, look
 from factory.errors import SpecError
 from factory.statistics import wilson
-from workers import dreaming
+from workers import dream_folder
 from workers.dream_training import clips_of
 
 _TILE, _GAP, _TEXT, _COLUMNS = 240, 8, 16, 4
@@ -79,7 +79,9 @@ def _draw(pairs: Sequence[tuple[Clip, Labels]], starts: dict[str, Any], out: Pat
     sheet.save(out)
 
 
-def dream_card(run: dreaming.Run, beside: Mapping[str, dreaming.Run], *, out: Path | None = None) -> dict[str, Any]:
+def dream_card(
+    run: dream_folder.Run, beside: Mapping[str, dream_folder.Run], *, out: Path | None = None
+) -> dict[str, Any]:
     """Return what a run of dreams is worth, beside its controls, and draw it; see `workers.dream_controls`.
 
     "follows" is the share of all dreams that came true when they were carried out: one that could not be is none. The
@@ -102,15 +104,15 @@ def dream_card(run: dreaming.Run, beside: Mapping[str, dreaming.Run], *, out: Pa
     return figures
 
 
-def _worth(run: dreaming.Run) -> dict[str, Any]:
+def _worth(run: dream_folder.Run) -> dict[str, Any]:
     from dreams.generate import leakage  # noqa: PLC0415 - brings torch
 
-    found = dreaming.summary(run)
+    found = dream_folder.summary(run)
     if found["tiers"]["not_tried"]:
         raise SpecError(f"{run.root} has dreams that were not tried; `factory dream verify {run.root}` goes on with it")
     count = found["dreams"]
     looks, light = [], []
-    for _, _, frame, dreamt in dreaming.each_dream(run):
+    for _, _, frame, dreamt in dream_folder.each_dream(run):
         looks.append(look(dreamt.rounds()[0], dreamt.grid, first=frame.picture))
         light.append(leakage(dreamt.frames, dreamt.grid))
     limits = PixelLimits()

@@ -72,22 +72,22 @@ def frames(
     """Make first frames: starts of tasks with their states, or the first pictures of a dataset."""
     from dreams.views import Grid
     from sim_tasks.tasks import tabletop
-    from workers import dreaming
+    from workers import dream_folder, dream_starts
     from workers.dream_data import tasks_of
 
     if (dataset is None) == (not tasks):
         raise SpecError("first frames come from tasks, or from --dataset DIR; give one of them")
     grid = Grid(views=names_of(views), height_px=size, width_px=size)
-    where = dreaming.Run(root=run)
+    where = dream_folder.Run(root=run)
     if dataset is not None:
-        made = dreaming.frames_of_dataset(where, dataset, grid)
+        made = dream_starts.frames_of_dataset(where, dataset, grid)
     else:
         chosen = tasks_of(tasks or [], known_tasks())
         if held_out:
             chosen = tuple(task for task in chosen if task in tabletop.HELD_OUT)
         spread = chosen[:: max(1, len(chosen) // count)]
         with progress_of("tasks", quiet=as_json) as said:
-            made = dreaming.frames_of_task(where, spread, grid, count=count, seed=seed, variant=variant, said=said)
+            made = dream_starts.frames_of_task(where, spread, grid, count=count, seed=seed, variant=variant, said=said)
     told({"run": str(run), "new_frames": made}, f"{made} new first frames in {where.frames}", as_json)
 
 
@@ -108,12 +108,14 @@ def vary(
 ) -> None:
     """Repaint first frames with an image model; what comes of it can be dreamt from, but not carried out."""
     from dreams.variation import ImageModel, VariationSpec
-    from workers import dreaming
+    from workers import dream_starts
 
     where = existing_run(run)
     spec = VariationSpec(prompt=prompt, strength=strength, steps=steps, guidance=guidance)
     with progress_of("frames", quiet=as_json) as said:
-        made = dreaming.vary_frames(where, ImageModel(model, device=device), spec, count=count, seed=seed, said=said)
+        made = dream_starts.vary_frames(
+            where, ImageModel(model, device=device), spec, count=count, seed=seed, said=said
+        )
     told({"run": str(run), "new_frames": made}, f"{made} new first frames in {where.frames}", as_json)
 
 
@@ -137,15 +139,15 @@ def propose(
 ) -> None:
     """Propose what to do in each first frame: by what the simulator knows, or by a multimodal model."""
     from dreams.instructions import counted
-    from workers import dream_controls, dreaming
+    from workers import dream_controls, dream_folder, dream_starts
 
     if like is not None:
-        where = dreaming.Run(root=run)
+        where = dream_folder.Run(root=run)
         made = dream_controls.same(where, existing_run(like), seed=seed)
     else:
         where = existing_run(run)
         asks = endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
-        made = dreaming.propose(where, per_frame=per_frame, seeds=seeds, seed=seed, rounds=rounds, asks=asks)
+        made = dream_starts.propose(where, per_frame=per_frame, seeds=seeds, seed=seed, rounds=rounds, asks=asks)
     found = counted(proposal.instruction for _, _, proposal in where.proposals())
     counts = [{"thing": thing, "target": target, "dreams": n} for (thing, target), n in sorted(found.items())]
     lines = "\n".join(f"  {each['dreams']:4d}  {each['thing']} -> {each['target']}" for each in counts)
@@ -159,8 +161,8 @@ def generate(
     *,
     model: VideoFolder = None,
     lora: Annotated[Path | None, typer.Option(help="Folder of an adaptation of it.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="How strongly the sentence counts; above 1 costs twice.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 12,
+    guidance: Annotated[float, typer.Option(help="How strongly the sentence counts; above 1 costs twice.")] = 2.0,
     batch: Annotated[int, typer.Option(min=1, help="Dreams at a time.")] = 8,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -197,7 +199,7 @@ def judge(
 ) -> None:
     """Judge whether dreams show what they were told to: by a classifier, or by a multimodal model."""
     from dreams.judge import JudgeSpec
-    from workers import dreaming
+    from workers import dream_folder, dreaming
 
     where = existing_run(run)
     asks = None if classifier else endpoint_of(where.ledger, endpoint, model, budget_usd, prices)
@@ -209,7 +211,7 @@ def judge(
             from dreams.shipped import JUDGE, shipped
 
             dreaming.judge_by_classifier(where, open_classifier(classifier or shipped(JUDGE)), said=said)
-    facts = dreaming.summary(where)
+    facts = dream_folder.summary(where)
     told(facts["verdicts"], lines_of(facts["verdicts"]), as_json)
 
 
@@ -256,12 +258,12 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Carry dreams out in the simulator, from the state of their first frame, and see whether they come true."""
-    from workers import dreaming
+    from workers import dream_folder, dream_replays
 
     where = existing_run(run)
     with progress_of("dreams", quiet=as_json) as said:
-        dreaming.verify_all(where, mode=mode, said=said)
-    facts = dreaming.summary(where)
+        dream_replays.verify_all(where, mode=mode, said=said)
+    facts = dream_folder.summary(where)
     told(facts, tiers_said(facts), as_json)
 
 
@@ -319,10 +321,10 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Say what became of a run of dreams, and draw it."""
-    from workers import dreaming
+    from workers import dream_folder
 
     where = existing_run(run)
-    facts = dreaming.summary(where)
+    facts = dream_folder.summary(where)
     if out is not None:
         from workers.dream_pictures import strips
 
@@ -351,9 +353,9 @@ def control(
     as_json: AsJson = False,
 ) -> None:
     """Fill a run with what dreams are compared with; then label and verify it like any other."""
-    from workers import dream_controls, dreaming
+    from workers import dream_controls, dream_folder, dreaming
 
-    where = dreaming.Run(root=run)
+    where = dream_folder.Run(root=run)
     if kind == "real":
         found = clips_of_datasets([needed(dataset, "--dataset")], views, size, frames, stride)
         step = max(1, len(found) // episodes) if episodes else 1
@@ -370,7 +372,7 @@ def control(
         other = existing_run(needed(of, "--of"))
         opened = open_model(model or shipped(VIDEO))
         dream_controls.shuffled(where, other)
-        made = dreaming.dream(where, opened, next(dreaming.each_dream(other))[3].sampling)
+        made = dreaming.dream(where, opened, next(dream_folder.each_dream(other))[3].sampling)
         dream_controls.own_sentences(where, other)
     told({"run": str(run), "dreams": made}, f"{made} dreams of the control {kind!r} in {run}", as_json)
 
@@ -422,7 +424,8 @@ def run_all(
     count: Annotated[int, typer.Option(min=1, help="First frames.")] = 20,
     per_frame: Annotated[int, typer.Option(min=1, help="Instructions for each.")] = 1,
     held_out: Annotated[bool, typer.Option(help="Only tasks that models are not trained on.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 12,
+    guidance: Annotated[float, typer.Option(help="How strongly the sentence counts; above 1 costs twice.")] = 2.0,
     seed: Annotated[int, typer.Option(min=0, help="Of starts and dreams.")] = 0,
     endpoint: Url = "",
     model: Model = "",
@@ -435,7 +438,7 @@ def run_all(
     """Do every stage of a run; what was done before is not done again."""
     from dreams.model_folder import read_card
     from dreams.shipped import VIDEO, shipped
-    from workers import dreaming
+    from workers import dream_folder
 
     card = read_card(video or shipped(VIDEO))
     if card is None:
@@ -452,7 +455,7 @@ def run_all(
         lambda: propose(
             run, per_frame=per_frame, seed=seed, endpoint=endpoint, model=model, budget_usd=budget_usd, prices=prices
         ),
-        lambda: generate(run, model=video, steps=steps, device=device),
+        lambda: generate(run, model=video, steps=steps, guidance=guidance, device=device),
     ]  # fmt: skip
     chosen = None if asked and classifier is None else chosen_classifier(classifier, grid)
     if chosen is not None or asked:
@@ -469,7 +472,7 @@ def run_all(
         with contextlib.redirect_stdout(io.StringIO()):
             for stage in stages:
                 stage()
-        say(dreaming.summary(dreaming.Run(root=run)))
+        say(dream_folder.summary(dream_folder.Run(root=run)))
     else:
         for stage in stages:
             stage()

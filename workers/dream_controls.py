@@ -27,13 +27,13 @@ from dreams.video import Sampling
 from factory.durable import staging
 from factory.errors import SpecError
 from sim_tasks.tasks import tabletop
-from workers import dreaming
+from workers import dream_folder, dream_starts
 
 REAL = "real video"
 """What stands for the model where a video was not dreamt."""
 
 
-def real_videos(run: dreaming.Run, dataset: Path, clips: Sequence[Clip]) -> int:
+def real_videos(run: dream_folder.Run, dataset: Path, clips: Sequence[Clip]) -> int:
     """Fill a run with real episodes of a dataset in place of dreams; return how many there are.
 
     Their first frames have the episodes' own states, so they can be labelled and carried out like dreams.
@@ -57,22 +57,22 @@ def real_videos(run: dreaming.Run, dataset: Path, clips: Sequence[Clip]) -> int:
         name = f"dream-{number:05d}"
         proposals.append((name, 0, proposal))
         _keep(run, name, clip.frames, clip.time, clip, instruction.text)
-    dreaming.keep_proposals(run, proposals)
+    dream_starts.keep_proposals(run, proposals)
     return len(clips)
 
 
-def frozen(run: dreaming.Run, of: dreaming.Run) -> int:
+def frozen(run: dream_folder.Run, of: dream_folder.Run) -> int:
     """Make a control of a run of dreams: every dream shows its first picture and nothing else."""
     _same_starts(run, of)
-    every = list(dreaming.each_dream(of))
+    every = list(dream_folder.each_dream(of))
     for name, proposal, _, dreamt in every:
         still = np.repeat(dreamt.frames[:1], len(dreamt.frames), axis=0)
         _keep(run, name, still, dreamt.time, dreamt, proposal.instruction.text)
-    dreaming.keep_proposals(run, of.proposals())
+    dream_starts.keep_proposals(run, of.proposals())
     return len(every)
 
 
-def shuffled(run: dreaming.Run, of: dreaming.Run) -> int:
+def shuffled(run: dream_folder.Run, of: dream_folder.Run) -> int:
     """Prepare a control: the same frames and seeds, each under the next one's sentence; return how many.
 
     It is dreamt like any run. Afterwards `own_sentences` puts the right ones back, by which success is judged.
@@ -84,24 +84,24 @@ def shuffled(run: dreaming.Run, of: dreaming.Run) -> int:
         (name, seed, replace(proposal, instruction=_other(told, number)))
         for number, (name, seed, proposal) in enumerate(every)
     ]
-    dreaming.keep_proposals(run, moved)
+    dream_starts.keep_proposals(run, moved)
     return len(moved)
 
 
-def same(run: dreaming.Run, of: dreaming.Run, *, seed: int) -> int:
+def same(run: dream_folder.Run, of: dream_folder.Run, *, seed: int) -> int:
     """Prepare a run from the starts and under the sentences of another, seeds counted on; return how many dreams."""
     _same_starts(run, of)
     every = [(name, seed + number, proposal) for number, (name, _, proposal) in enumerate(of.proposals())]
-    dreaming.keep_proposals(run, every)
+    dream_starts.keep_proposals(run, every)
     return len(every)
 
 
-def own_sentences(run: dreaming.Run, of: dreaming.Run) -> None:
+def own_sentences(run: dream_folder.Run, of: dream_folder.Run) -> None:
     """Judge a shuffled control by the sentences of the run it is a control of."""
-    dreaming.keep_proposals(run, of.proposals())
+    dream_starts.keep_proposals(run, of.proposals())
 
 
-def nearest(run: dreaming.Run, of: dreaming.Run, clips: Sequence[Clip]) -> int:
+def nearest(run: dream_folder.Run, of: dream_folder.Run, clips: Sequence[Clip]) -> int:
     """Make a control: every dream is labelled with the true motion of the training clip that begins most like it.
 
     The distance is that of the first pictures, mean square over all pixels.
@@ -111,7 +111,7 @@ def nearest(run: dreaming.Run, of: dreaming.Run, clips: Sequence[Clip]) -> int:
     if not known:
         raise SpecError("none of the training clips says how its hand moved")
     first = np.stack([clip.frames[0] for clip in known]).astype(np.float32)
-    every = list(dreaming.each_dream(of))
+    every = list(dream_folder.each_dream(of))
     for name, proposal, frame, dreamt in every:
         apart = ((first - frame.picture.astype(np.float32)) ** 2).mean(axis=(1, 2, 3))
         clip = known[int(np.argmin(apart))]
@@ -122,11 +122,11 @@ def nearest(run: dreaming.Run, of: dreaming.Run, clips: Sequence[Clip]) -> int:
         _keep(run, name, dreamt.frames, dreamt.time, dreamt, proposal.instruction.text)
         run.keep("labels", name, {"motion": motion, "confidence": np.ones(len(motion))})
         run.keep("labels", name, {"version": f"nearest/{clip.name}", "model": "nearest training clip", "code": "1"})
-    dreaming.keep_proposals(run, of.proposals())
+    dream_starts.keep_proposals(run, of.proposals())
     return len(every)
 
 
-def _same_starts(run: dreaming.Run, of: dreaming.Run) -> None:
+def _same_starts(run: dream_folder.Run, of: dream_folder.Run) -> None:
     if not run.frames.exists():
         with staging(run.frames) as folder:
             shutil.copytree(of.frames, folder / "frames")
@@ -139,7 +139,7 @@ def _other(told: Sequence[Instruction], number: int) -> Instruction:
     return next((each for each in ahead if each.key != told[number].key), told[number])
 
 
-def _keep(run: dreaming.Run, name: str, frames: Any, time: TimeBase, like: Clip | Dream, text: str) -> None:
+def _keep(run: dream_folder.Run, name: str, frames: Any, time: TimeBase, like: Clip | Dream, text: str) -> None:
     if (run.root / "dreams" / name).exists():
         return
     keep_dream(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from dreams.frame_book import read_frames
 from dreams.instructions import Instruction
 from dreams.judge import Judgement
 from dreams.latents import LatentLabels
@@ -16,7 +17,7 @@ from factory.episodes import read_shard
 from factory.errors import SpecError
 from factory.specs import RobotSpec
 from sim_tasks.catalog import find_task
-from workers import dreaming
+from workers import dream_folder, dream_replays, dream_starts
 
 Only = Literal["all", "accepted", "executed"]
 
@@ -26,7 +27,7 @@ class NothingLeftError(SpecError):
 
 
 def export_run(
-    run: dreaming.Run,
+    run: dream_folder.Run,
     out: Path,
     *,
     only: Only = "all",
@@ -75,22 +76,22 @@ def export_run(
     return found
 
 
-def _dreams(run: dreaming.Run, only: Only, names: Collection[str] | None) -> tuple[list[Any], RobotSpec | None]:
+def _dreams(run: dream_folder.Run, only: Only, names: Collection[str] | None) -> tuple[list[Any], RobotSpec | None]:
     """Return the dreams to export, and the robot that all of them show."""
     from dreams.export import Dream  # noqa: PLC0415
 
-    starts = dreaming.hand_starts(run)
+    starts = dream_replays.hand_starts(run)
     every: list[Any] = []
     robots: dict[str, RobotSpec] = {}
-    for name, proposal, frame, dreamt in dreaming.each_dream(run, names):
+    for name, proposal, frame, dreamt in dream_folder.each_dream(run, names):
         robot = find_task(frame.task).robot if frame.task else None
         if robot is not None:
             robots[robot.name] = robot
         judged, verified = run.record("judgements", name), run.record("verified", name)
         dream = Dream(
-            index=dreaming.number_of(name),
-            clip=dreaming.clip_of(dreamt, robot),
-            labels=dreaming.read_labels(run, name),
+            index=dream_folder.number_of(name),
+            clip=dream_folder.clip_of(dreamt, robot),
+            labels=dream_folder.read_labels(run, name),
             latents=_latents(run, name),
             judgement=_judgement(judged["judgement"]) if judged else None,
             verification=verified["verification"] if verified else None,
@@ -115,7 +116,7 @@ def _dreams(run: dreaming.Run, only: Only, names: Collection[str] | None) -> tup
     return every, next(iter(robots.values()), None)
 
 
-def _latents(run: dreaming.Run, name: str) -> LatentLabels | None:
+def _latents(run: dream_folder.Run, name: str) -> LatentLabels | None:
     arrays, said = run.arrays("latents", name), run.record("latents", name)
     if arrays is None or said is None:
         return None
@@ -152,24 +153,26 @@ def _read_instruction(text: str) -> Instruction:
     return Instruction(thing=thing, source=f"from {source}", target=where)
 
 
-def _twins(run: dreaming.Run, numbers: set[int]) -> list[tuple[Path, str]]:
+def _twins(run: dream_folder.Run, numbers: set[int]) -> list[tuple[Path, str]]:
     """Return shard and task of every dream that came true, of those with these numbers."""
-    frames = {frame.name: frame for frame in dreaming.read_frames(run.frames)}
+    frames = {frame.name: frame for frame in read_frames(run.frames)}
     found: list[tuple[Path, str]] = []
     for name, _, proposal in run.proposals():
         record = run.record("verified", name)
         task = frames[proposal.frame].task
         came_true = record is not None and record["verification"]["tier"] == "executed_success"
-        if record and task and came_true and dreaming.number_of(name) in numbers:
+        if record and task and came_true and dream_folder.number_of(name) in numbers:
             found.append((run.root / record["shard"], task))
     return found
 
 
-def _write_twins(run: dreaming.Run, twins: list[tuple[Path, str]], out: Path, job: dict[str, Any]) -> dict[str, Any]:
+def _write_twins(
+    run: dream_folder.Run, twins: list[tuple[Path, str]], out: Path, job: dict[str, Any]
+) -> dict[str, Any]:
     from workers.render import open_renderer, render_shard  # noqa: PLC0415 - opens OpenGL
 
-    grid = dreaming.read_frames(run.frames)[0].grid
-    look = dreaming.look_of(grid)
+    grid = read_frames(run.frames)[0].grid
+    look = dream_starts.look_of(grid)
     for task in Counter(task for _, task in twins):
         with open_renderer(task, look) as renderer:
             for shard, _ in (each for each in twins if each[1] == task):

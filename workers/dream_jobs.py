@@ -1,8 +1,8 @@
 """How a worker carries out the stages of a job of dreams, a batch of dreams at a time.
 
-The stages are those of `workers.dreaming`, which do nothing twice: a batch that a killed worker had begun is gone on
-with. Beside the run, which is removed when the job has ended, each dream leaves its first picture, its film and its
-simulator twin for people to look at.
+The stages are those of `workers.dreaming` and its neighbours, which do nothing twice: a batch that a killed worker had
+begun is gone on with. Beside the run, which is removed when the job has ended, each dream leaves its first picture, its
+film and its simulator twin for people to look at.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from factory.errors import SpecError
 from factory.failpoints import reached
 from sim_tasks.catalog import FAMILIES, TASKS
 from sim_tasks.tasks import tabletop
-from workers import dreaming
+from workers import dream_folder, dream_replays, dream_starts, dreaming
 from workers.dream_data import tasks_of
+from workers.dream_folder import Run
 from workers.dream_models import check_models, open_endpoint
 from workers.dream_runs import lent_run, run_key
-from workers.dreaming import Run
 
 if TYPE_CHECKING:
     from dreams.endpoint import Endpoint
@@ -123,18 +123,18 @@ class Dreamer:
         grid = Grid(views=tuple(said.pop("views")), **said)
         shares: Mapping[str, int] = work.payload["shares"]
         if shares:
-            dreaming.frames_of_shares(run, shares, grid, seed=asked.seed, variant=asked.variant, said=_asks(wanted))
-            dreaming.hand_starts(run, of=set(shares))
+            dream_starts.frames_of_shares(run, shares, grid, seed=asked.seed, variant=asked.variant, said=_asks(wanted))
+            dream_replays.hand_starts(run, of=set(shares))
         else:
             with self._store.checkout(f"datasets/{asked.dataset}") as root:
-                dreaming.frames_of_dataset(run, root, grid, count=asked.frames)
-            dreaming.hand_starts(run)
+                dream_starts.frames_of_dataset(run, root, grid, count=asked.frames)
+            dream_replays.hand_starts(run)
         return {}
 
     def _propose(self, work: Work, asked: DreamSpec, run: Run, names: Sequence[str], wanted: Wanted) -> Facts:
         del work, names, wanted
         asks = self._endpoint(run, asked) if asked.propose == "endpoint" else None
-        dreaming.propose(run, per_frame=asked.per_frame, seeds=asked.seeds, seed=asked.seed, asks=asks)
+        dream_starts.propose(run, per_frame=asked.per_frame, seeds=asked.seeds, seed=asked.seed, asks=asks)
         frames = {frame.name: frame for frame in read_frames(run.frames)}
         rows: list[Facts] = []
         for name, seed, proposal in run.proposals():
@@ -142,7 +142,7 @@ class Dreamer:
             record = {"source": frame.source, "replayable": frame.replayable, "proposer": proposal.proposer}
             record |= {"prompt_version": proposal.version, "counterfactual": proposal.counterfactual}
             rows.append(
-                {"index": dreaming.number_of(name), "frame": frame.name, "task": frame.task or "", "seed": seed,
+                {"index": dream_folder.number_of(name), "frame": frame.name, "task": frame.task or "", "seed": seed,
                  "instruction": proposal.instruction.text, "record": record}
             )  # fmt: skip
         return {"dreams": rows}
@@ -157,8 +157,8 @@ class Dreamer:
         sampling = Sampling(steps=asked.steps, guidance=asked.guidance)
         dreaming.dream(run, model, sampling, batch=asked.batch, names=set(names), said=_asks(wanted))
         rows: list[Facts] = []
-        for name, _, frame, found in dreaming.each_dream(run, set(names)):
-            index = dreaming.number_of(name)
+        for name, _, frame, found in dream_folder.each_dream(run, set(names)):
+            index = dream_folder.number_of(name)
             self._show(run.root / "dreams" / name / FILM, film_key(work.job_id, index, FILM))
             self._show_picture(frame, film_key(work.job_id, index, FIRST))
             shown = {"pictures": len(found.frames), "hz": max(round(found.time.video_hz), 1)}
@@ -185,7 +185,7 @@ class Dreamer:
             said = run.record("judgements", name) or {}
             judged = said["judgement"]
             record = {"judged_by": said["by"], "judgement": judged}
-            rows.append({"index": dreaming.number_of(name), "verdict": judged["verdict"], "record": record})
+            rows.append({"index": dream_folder.number_of(name), "verdict": judged["verdict"], "record": record})
         return {"dreams": rows}
 
     def _label(self, work: Work, asked: DreamSpec, run: Run, names: Sequence[str], wanted: Wanted) -> Facts:
@@ -205,22 +205,22 @@ class Dreamer:
             dreaming.latent(run, latents, names=set(names), said=_asks(wanted))
         rows: list[Facts] = []
         for name in names:
-            labels = dreaming.read_labels(run, name)
+            labels = dream_folder.read_labels(run, name)
             if labels is None:
                 raise SpecError(f"{name} has no labels after it was labelled")
             record = {"labelled_by": f"{labels.model}/{labels.version}"}
             confidence = float(labels.confidence.mean())
-            rows.append({"index": dreaming.number_of(name), "confidence": confidence, "record": record})
+            rows.append({"index": dream_folder.number_of(name), "confidence": confidence, "record": record})
         return {"dreams": rows}
 
     # --- the simulator ------------------------------------------------------------------------------------------------
 
     def _verify(self, work: Work, asked: DreamSpec, run: Run, names: Sequence[str], wanted: Wanted) -> Facts:
-        dreaming.verify_all(run, mode=asked.replay, names=set(names), said=_asks(wanted))
+        dream_replays.verify_all(run, mode=asked.replay, names=set(names), said=_asks(wanted))
         rows: list[Facts] = []
         for name in names:
             said = (run.record("verified", name) or {})["verification"]
-            rows.append({"index": dreaming.number_of(name), "tier": said["tier"], "record": {"verification": said}})
+            rows.append({"index": dream_folder.number_of(name), "tier": said["tier"], "record": {"verification": said}})
         twins = self._draw_twins(work, run, names)
         for row in rows:
             row["record"] |= {"twin": twins[row["index"]]} if row["index"] in twins else {}
@@ -239,9 +239,9 @@ class Dreamer:
         found: dict[int, Facts] = {}
         grid = next(iter(frames.values())).grid
         for task in Counter(task for task, _, _ in todo):
-            with open_renderer(task, dreaming.look_of(grid)) as renderer:
+            with open_renderer(task, dream_starts.look_of(grid)) as renderer:
                 for _, name, shard in (each for each in todo if each[0] == task):
-                    index = dreaming.number_of(name)
+                    index = dream_folder.number_of(name)
                     rows = render_shard(renderer, shard)
                     for camera in grid.views:
                         (made,) = shard.glob(f"clips-*/*{camera}.mp4")
@@ -303,10 +303,10 @@ def _shares(asked: DreamSpec) -> dict[str, int]:
         chosen = tuple(task for task in chosen if task in tabletop.HELD_OUT)
     if not chosen:
         raise SpecError(f"no task of {', '.join(asked.tasks)} is held out; held out are tasks of {tabletop.NAME}")
-    return dreaming.shares_of(chosen[:: max(1, len(chosen) // asked.frames)], asked.frames)
+    return dream_starts.shares_of(chosen[:: max(1, len(chosen) // asked.frames)], asked.frames)
 
 
-def _asks(wanted: Wanted) -> dreaming.Said:
+def _asks(wanted: Wanted) -> dream_folder.Said:
     def said(done: int, of: int) -> None:
         if done < of and not wanted():
             raise UnwantedError

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dreams.clips import Clip
     from dreams.endpoint import Endpoint
     from dreams.views import Grid
-    from workers.dreaming import Run
+    from workers.dream_folder import Run
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for machines.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of the run of dreams.")]
@@ -44,10 +44,10 @@ def known_tasks() -> dict[str, Any]:
 
 def existing_run(folder: Path) -> Run:
     """Return the run in a folder. Raises SpecError when there is none."""
-    from workers import dreaming
+    from workers import dream_folder
 
-    where = dreaming.Run(root=folder)
-    dreaming.check_exists(where)
+    where = dream_folder.Run(root=folder)
+    dream_folder.check_exists(where)
     return where
 
 

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dreams.frame_book import read_frames
 from dreams.judge import sampled
 from factory.episodes import read_shard
 from factory.errors import SpecError
 from factory.specs import RenderSpec
-from workers import dreaming
+from workers import dream_folder
 
 _PICTURES, _TILE, _GAP, _MARGIN, _TEXT = 8, 96, 4, 64, 20
 _INK, _PALE, _PAPER = (24, 28, 36), (104, 112, 126), (250, 250, 248)
 _COLOURS = {"executed_success": (24, 128, 56), "executed_failure": (176, 40, 32)}
 
 
-def strips(run: dreaming.Run, out: Path, *, count: int = 16, truth: dreaming.Run | None = None) -> Path:
+def strips(run: dream_folder.Run, out: Path, *, count: int = 16, truth: dream_folder.Run | None = None) -> Path:
     """Draw the first dreams of a run, none left out, each above its simulator twin where it was executed.
 
     Args:
@@ -31,7 +32,7 @@ def strips(run: dreaming.Run, out: Path, *, count: int = 16, truth: dreaming.Run
     Raises:
         SpecError: nothing was dreamt.
     """
-    rows = list(dreaming.each_dream(run))[:count]
+    rows = list(dream_folder.each_dream(run))[:count]
     if not rows:
         raise SpecError(f"{run.root} has no dreams to draw")
     twins = _twins(run, [(name, frame.task) for name, _, frame, _ in rows])
@@ -67,11 +68,11 @@ def strips(run: dreaming.Run, out: Path, *, count: int = 16, truth: dreaming.Run
     return out
 
 
-def _twins(run: dreaming.Run, names: list[tuple[str, str | None]]) -> dict[str, Any]:
+def _twins(run: dream_folder.Run, names: list[tuple[str, str | None]]) -> dict[str, Any]:
     """Return what the simulator shows of every dream that was executed, at the dream's own clock."""
     from workers.render import open_renderer  # noqa: PLC0415 - opens OpenGL
 
-    grid = dreaming.read_frames(run.frames)[0].grid
+    grid = read_frames(run.frames)[0].grid
     look = RenderSpec(cameras=grid.views, width=grid.width_px, height=grid.height_px, preset="fast")
     found: dict[str, Any] = {}
     for task in dict.fromkeys(task for _, task in names if task):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from api.dream_specs import Stage
 from api.store import Store
-from workers.dreaming import Run
+from workers.dream_folder import Run
 
 _EVERYTHING = ("frames", "starts", "proposals.jsonl")
 _A_DREAM = ("dreams/{name}", "judgements/{name}.json", "labels/{name}.npz", "labels/{name}.json",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from dreams.clips import Clip, fitting, lengths_of, read_clips
 from dreams.timebase import TimeBase
-from dreams.views import Grid
+from dreams.views import Frames, Grid
 from factory.demos import read_demos
 from factory.errors import SpecError
 from factory.foreign_meta import read_info
@@ -35,6 +35,7 @@ class VideoTraining:
         steps: gradient steps; likewise batch, rate.
         batch: see steps.
         rate: see steps.
+        codec_steps: gradient steps of a new model's autoencoder, which comes first; a tiny one has one in closed form.
         episodes_fraction: share of the episodes that is trained on, evenly spread, in (0, 1].
         sources_only: as many episodes as the dataset had source demonstrations, evenly spread.
         grid: of a new model's pictures; one that is given has its own.
@@ -53,6 +54,7 @@ class VideoTraining:
     steps: int
     batch: int
     rate: float
+    codec_steps: int
     episodes_fraction: float
     sources_only: bool
     grid: Grid
@@ -69,14 +71,19 @@ class VideoTraining:
             raise SpecError("an adaptation adapts a model: give --model FOLDER with --lora RANK")
 
 
-_LATENT = {"tiny": 16, "small": 64, "base": 96}
-"""Numbers of a latent pixel, by size. Pictures of a Panda's tabletop at 64 px then have 25 and 27 dB."""
+_CLOSED_FORM = 16
+"""Numbers of a latent pixel of a tiny model, which has principal components for an autoencoder."""
+
+
+_SMALL_SHIFT, _SMALL_PATH = 8.0, 1.0
+"""How models with the small autoencoder are tuned. Its latents show where the arm is through much noise, so a network
+needs the sentence at the highest levels only, and these are drawn more often; the hand's path counts as the picture.
+"""
 
 
 def train_video(asked: VideoTraining) -> dict[str, Any]:
     """Train, or go on, and return what there is to say: steps, losses, where model, curve and samples are."""
-    from dreams.codec import fit_codec  # noqa: PLC0415 - brings torch
-    from dreams.descent import LOG, Schedule  # noqa: PLC0415
+    from dreams.descent import LOG, Schedule  # noqa: PLC0415 - brings torch
     from dreams.finetune import Tuning, finetune  # noqa: PLC0415
     from dreams.new_models import new_model  # noqa: PLC0415
     from dreams.strips import draw_loss, dream_strips  # noqa: PLC0415
@@ -92,17 +99,21 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     held = [clip for number, clip in enumerate(clips) if number % _HELD_OUT == _HELD_OUT - 1]
     used = chosen([clip for number, clip in enumerate(clips) if number % _HELD_OUT != _HELD_OUT - 1], asked)
     said = ", ".join(str(each) for each in asked.datasets)
+    limit = math.inf if asked.max_s is None else asked.max_s
     if opened is None:
-        codec = fit_codec((clip.frames for clip in used), z_dim=_LATENT[asked.size])
+        codec = _codec([clip.frames for clip in used], asked, limit)
+        if codec is None:
+            return {"steps": 0, "clips": len(used), "too_long": left_out, "model": None}
         made = new_model(
             fresh, size=asked.size, codec=codec, time=clips[0].time, grid=asked.grid,
             embodiment=clips[0].embodiment, seed=asked.seed,
             sentences={clip.instruction for clip in used}, trained_on=said,
         )  # fmt: skip
         opened = open_model(fresh, device=asked.device) if asked.device != "cpu" else made
-    schedule = Schedule(steps=asked.steps, batch=asked.batch, rate=asked.rate, seed=asked.seed, mean=0.999)
+    schedule = Schedule(steps=asked.steps, batch=asked.batch, rate=asked.rate, seed=asked.seed, mean=0.995)
     tuning = Tuning(schedule=schedule, lora_rank=asked.lora, text=asked.base is None)
-    limit = math.inf if asked.max_s is None else asked.max_s
+    if opened.layout.codec == "SmallAutoencoder" and asked.lora is None:
+        tuning = replace(tuning, shift=_SMALL_SHIFT, path=_SMALL_PATH)
     run = asked.out / "training"
     done = finetune(opened, used, tuning, run, held_out=held, data=said, max_s=limit)
     facts: dict[str, Any] = {
@@ -119,6 +130,18 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
         dream_strips(opened, held[:_STRIPS], asked.out / "samples.png", sampling=Sampling(), seed=asked.seed)
         facts["samples"] = str(asked.out / "samples.png")
     return facts
+
+
+def _codec(clips: Sequence[Frames], asked: VideoTraining, max_s: float) -> Any:
+    """Return the autoencoder of a new model, fitted or trained; None where its training paused."""
+    from dreams.autoencoder_training import Coding, train_autoencoder  # noqa: PLC0415 - brings torch
+    from dreams.codec import fit_codec  # noqa: PLC0415
+    from dreams.descent import Schedule  # noqa: PLC0415
+
+    if asked.size == "tiny":
+        return fit_codec(clips, z_dim=_CLOSED_FORM)
+    schedule = Schedule(steps=asked.codec_steps, batch=6, rate=2e-3, mean=0.999, keep_every=100, seed=asked.seed)
+    return train_autoencoder(clips, Coding(schedule=schedule), asked.out / "codec", max_s=max_s)
 
 
 def clips_of(

@@ -28,7 +28,7 @@ _MOST_DATASETS = 50
 _BLANK: Mapping[str, str] = {
     "name": "", "tasks": "tabletop", "dataset": "", "held_out": "1", "variant": "D0", "frames": "20", "per_frame": "1",
     "seeds": "1", "seed": "0", "propose": "state", "video": "", "idm": "", "latents": "", "judge": "nobody",
-    "classifier": "", "steps": "20", "replay": "tracked", "only": "all", "priority": "normal",
+    "classifier": "", "steps": "12", "replay": "tracked", "only": "all", "priority": "normal",
 }  # fmt: skip
 """The form as it is first seen; a switch that is off is empty."""
 
