@@ -94,7 +94,7 @@ def descend(
         max_s: seconds after which it stops at the next step, a state written.
 
     Raises:
-        DatasetError: the folder is another training's, or a state in it cannot be read.
+        DatasetError: the folder is another training's, or past the last step asked for, or a state in it is unreadable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
@@ -102,6 +102,11 @@ def descend(
     mean = {name: value.detach().clone() for name, value in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), lr=schedule.rate, weight_decay=schedule.decay, betas=(0.9, 0.99))
     done = _resumed(folder, net, optimiser, mean, known)
+    if done > schedule.steps:
+        raise DatasetError(
+            f"{folder} holds a training that is at step {done}; it cannot end at step {schedule.steps}. Give as many "
+            "steps or more, or another folder"
+        )
     if done == 0:
         _write_state(folder, 0, net, optimiser, mean, known)
     began = time.monotonic()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dreams.clips import Clip, read_rows
-from dreams.descent import LOG, Schedule, generator_of
+from dreams.descent import LOG, Schedule, descend, generator_of
 from dreams.embodiments import embodiments_of
 from dreams.films import LAPA, film_clips
 from dreams.flow import carried, drawn_times, on_path
@@ -326,6 +326,21 @@ def test_training_goes_on_as_if_it_had_not_been_killed(head: Any, tmp_path: Path
     assert other.version != whole.version
     with pytest.raises(DatasetError, match="another training: schedule differ"):
         train_idm(clips, tmp_path / "whole", spec, replace(schedule, seed=5), starts=starts)
+
+
+def test_another_number_of_steps_is_gone_on_to_but_never_back(tmp_path: Path):
+    net = torch.nn.Linear(2, 1)
+
+    def loss(draw: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"loss": net(torch.randn(4, 2, generator=draw)).square().mean()}
+
+    def trained(steps: int) -> int:
+        return descend(net, loss, tmp_path / "m", Schedule(steps=steps, warmup=0), about={})
+
+    assert [trained(3), trained(5)] == [3, 5]
+    with pytest.raises(DatasetError, match="is at step 5; it cannot end at step 4"):
+        trained(4)
+    assert trained(5) == 5, "and nothing was changed"
 
 
 def test_time_ends_training_at_a_step_from_which_it_goes_on(tmp_path: Path):
