@@ -155,6 +155,7 @@ def reset_frames(
     variant: str = "D0",
     known: Callable[[SceneState], KnownScene | None] | None = None,
     skip: Collection[str] = (),
+    first: int = 0,
 ) -> Iterator[FirstFrame]:
     """Yield pictures of a task's starts, the state kept beside each: what attempts of the same seed start from.
 
@@ -170,10 +171,11 @@ def reset_frames(
         variant: which distribution of starts.
         known: what a proposer may know of a start.
         skip: names of frames that are not wanted again.
+        first: number of the first start.
     """
     task, sha = backend.task, backend.describe()["model_sha"]
     reset = task.reset(variant)
-    for number in range(count):
+    for number in range(first, first + count):
         name = f"{task.name}/{variant}/{seed}/{number}"
         if name in skip:
             continue

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from dreams.clips import read_clips
 from dreams.example_book import read_examples
+from dreams.frame_book import read_frames
 from dreams.timebase import TimeBase
 from dreams.views import Grid
 from factory.dataset_checks import verify_dataset
@@ -113,6 +114,12 @@ def test_a_run_says_what_became_of_every_dream_and_goes_on_without_doing_it_agai
     assert factory("dream", "generate", run, "--model", video, "--steps", 2)["dreams"] == 4
     assert factory("dream", "label", run) == {"motion": 1}
     assert {path: path.stat().st_mtime_ns for path in films} == films
+
+
+def test_tasks_of_a_family_share_a_seed_and_not_their_scenes(run: Path) -> None:
+    frames = read_frames(run / "frames")
+    assert len({frame.task for frame in frames}) == len(frames) > 1
+    assert len({np.asarray(frame.placements["thing"]).tobytes() for frame in frames}) == len(frames)
 
 
 def test_what_was_asked_decides_what_success_is(run: Path) -> None:

@@ -22,6 +22,7 @@ from factory.errors import BackendError, SpecError
 from factory.specs import RenderSpec
 from sim_tasks.tasks import tabletop
 from workers.dream_scenes import scene_words, seen_by_name, seen_in, task_told
+from workers.dream_starts import first_start
 from workers.dream_training import clips_of
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def _played(request: PlaysRequest, name: str) -> list[Example]:
         with EpisodeRenderer(task, look) as renderer:
             for turn, wanted in enumerate(request.outcomes or tuple(PLAYS)):
                 for number in range(request.each):
-                    # Starts of their own for every play: a judge should not know a failure by its start.
-                    index = turn * request.each + number
+                    # Starts of their own for every play of every task: a judge should not know a failure by its start.
+                    index = first_start(name) + turn * request.each + number
                     try:
                         played = play(task, backend, wanted, seed=request.seed, index=index, variant=request.variant)
                     except BackendError:

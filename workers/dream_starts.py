@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -51,6 +52,11 @@ def look_of(grid: Grid) -> RenderSpec:
     return RenderSpec(cameras=grid.views, width=grid.width_px, height=grid.height_px, preset="fast")
 
 
+def first_start(task: str) -> int:
+    """Return the number of a task's first start: tasks of a family that share a seed shall not share their scenes."""
+    return int.from_bytes(hashlib.sha256(task.encode()).digest()[:3], "big")
+
+
 def frames_of_shares(
     run: Run, shares: Mapping[str, int], grid: Grid, *, seed: int, variant: str = "D0", said: Said = silent
 ) -> int:
@@ -72,7 +78,8 @@ def frames_of_shares(
                 return scene_of(name, state)
 
             found = reset_frames(
-                backend, drawn, grid, count=share, seed=seed, variant=variant, known=known, skip=names
+                backend, drawn, grid, count=share, seed=seed, variant=variant, known=known, skip=names,
+                first=first_start(name),
             )  # fmt: skip
             made += keep_frames(run.frames, found)
         said(number + 1, len(shares))
