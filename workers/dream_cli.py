@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from factory.errors import SpecError
+from workers.dream_cards_cli import app as cards_app
 from workers.dream_models_cli import app as models_app
 from workers.dream_options import (
     AsJson,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 """`factory dream`."""
 app.add_typer(models_app)
+app.add_typer(cards_app)
 
 
 @app.callback()
