@@ -50,3 +50,14 @@ def postgres_url() -> Iterator[str]:
     """URL of a PostgreSQL server; `tests.postgres.fresh_database` makes databases in it."""
     with postgres.server() as url:
         yield url
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: many are slower on small networks, and other workers want the cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

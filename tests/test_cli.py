@@ -80,7 +80,7 @@ def test_the_verbs_are_those_the_manual_names() -> None:
     expected = {"tasks", "demos check", "generate", "export", "import", "inspect", "replay", "record-seeds", "record"}
     expected |= {"bench", "warm", "serve", "dispatch", "worker", "migrate", "keys create", "keys list", "keys revoke"}
     dreams = "data finetune train-idm train-latents frames propose generate judge label verify export mixture show run"
-    cards = "control card label-card judge-card play train-judge vary"
+    cards = "control card label-card latent-card judge-card play train-judge vary"
     expected |= {f"dream {verb}" for verb in (*dreams.split(), *cards.split())}
     expected |= {"isaac self-test", "isaac import-spec", "isaac export"}
     assert {" ".join(verb) for verb in VERBS} == expected

@@ -18,6 +18,7 @@ from dreams.clips import read_clips
 from dreams.example_book import read_examples
 from dreams.frame_book import read_frames
 from dreams.timebase import TimeBase
+from dreams.video import open_model
 from dreams.views import Grid
 from factory.dataset_checks import verify_dataset
 from factory.dataset_reading import read_episodes
@@ -59,6 +60,43 @@ def video(folder: Path, episodes: Path) -> Path:
     assert made["steps"] == 3
     assert Path(made["curve"]).exists()
     return Path(made["model"])
+
+
+def test_a_small_model_has_its_autoencoder_first(folder: Path, episodes: Path) -> None:
+    options = (
+        "--new",
+        "small",
+        "--codec-steps",
+        2,
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--stride",
+        4,
+        "--out",
+        folder / "small",
+    )
+    asked = ("dream", "finetune", episodes, *options)
+    assert factory(*asked, "--max-s", 0.0)["paused"] == "autoencoder"
+    words = CliRunner().invoke(app, [*(str(word) for word in asked), "--max-s", "0"]).output
+    assert "paused while the autoencoder is trained, which comes first; call again to go on" in words
+    made = factory(*asked)
+    assert made["steps"] == 1
+    assert open_model(Path(made["model"])).layout.codec == "SmallAutoencoder"
+
+
+def test_latent_actions_are_learned_and_measured(folder: Path, episodes: Path) -> None:
+    way = ("--stride", 4)
+    factory("dream", "train-latents", episodes, *way, "--steps", 2, "--batch", 2, "--out", folder / "latents")
+    card = factory("dream", "latent-card", episodes, *way, "--latents", folder / "latents", "--probe", episodes)
+    assert card["clips"] == 6
+    assert 0.0 <= card["closer_to_future"]["value"] <= 1.0
+    assert {"right_dx_m", "right_gripper"} <= set(card["probe_r2"])
+    words = CliRunner().invoke(
+        app, ["dream", "latent-card", str(episodes), "--stride", "4", "--latents", str(folder / "latents")]
+    )
+    assert "perplexity" in words.output
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,19 +36,12 @@ from factory.foreign import Film
 from factory.video import ClipWriter
 from tests.synthetic_pictures import frame_with_number, number_in_frame
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PX = 32
 GRID = Grid(views=("view",), height_px=PX, width_px=PX)
 HANDS = {"hand": 1}
 REACH_M = 0.2
 """The pictures show a square of twice this side."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def drawn(xy_m: NDArray[np.float64], closed: NDArray[np.bool_], size: int = PX) -> NDArray[np.uint8]:

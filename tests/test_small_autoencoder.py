@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,10 @@ from dreams.video import Sampling, open_model
 from dreams.views import Grid
 from factory.errors import DatasetError, SpecError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TIME = TimeBase(control_hz=20, stride=2, frames=9)
 GRID = Grid(views=("front",), height_px=32, width_px=32)
 CODING = Coding(schedule=Schedule(steps=4, batch=2, keep_every=2, seed=3), z_dim=4, width=16)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sliding(seed: int, *, length: int = 16) -> Clip:

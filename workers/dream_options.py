@@ -141,6 +141,8 @@ def tiers_said(facts: dict[str, Any]) -> str:
 
 def training_said(facts: dict[str, Any]) -> str:
     """Return how far a training came, in words."""
+    if paused := facts.get("paused"):
+        return f"paused while the {paused} is trained, which comes first; call again to go on"
     folder = facts.get("model")
     return f"{facts['steps']} steps; " + (f"model: {folder}" if folder else "call again to go on") + (
         f"\ncurve: {facts['curve']}" if facts.get("curve") else ""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class VideoTraining:
         frames: pictures of a new model's clips.
         stride: control steps between them; None for the least that nearly all episodes fit into.
         seed: of everything drawn.
-        max_s: seconds after which it pauses.
+        max_s: seconds of training, the autoencoder's included, after which it pauses.
         device: where it computes.
     """
 
@@ -99,11 +100,11 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     held = [clip for number, clip in enumerate(clips) if number % _HELD_OUT == _HELD_OUT - 1]
     used = chosen([clip for number, clip in enumerate(clips) if number % _HELD_OUT != _HELD_OUT - 1], asked)
     said = ", ".join(str(each) for each in asked.datasets)
-    limit = math.inf if asked.max_s is None else asked.max_s
+    until = monotonic() + (math.inf if asked.max_s is None else asked.max_s)
     if opened is None:
-        codec = _codec([clip.frames for clip in used], asked, limit)
+        codec = _codec([clip.frames for clip in used], asked, until)
         if codec is None:
-            return {"steps": 0, "clips": len(used), "too_long": left_out, "model": None}
+            return {"paused": "autoencoder", "steps": 0, "clips": len(used), "too_long": left_out, "model": None}
         made = new_model(
             fresh, size=asked.size, codec=codec, time=clips[0].time, grid=asked.grid,
             embodiment=clips[0].embodiment, seed=asked.seed,
@@ -115,7 +116,7 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     if opened.layout.codec == "SmallAutoencoder" and asked.lora is None:
         tuning = replace(tuning, shift=_SMALL_SHIFT, path=_SMALL_PATH)
     run = asked.out / "training"
-    done = finetune(opened, used, tuning, run, held_out=held, data=said, max_s=limit)
+    done = finetune(opened, used, tuning, run, held_out=held, data=said, max_s=until - monotonic())
     facts: dict[str, Any] = {
         "steps": done.steps,
         "held_out_loss": None if math.isnan(done.held_out) else done.held_out,
@@ -132,7 +133,7 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     return facts
 
 
-def _codec(clips: Sequence[Frames], asked: VideoTraining, max_s: float) -> Any:
+def _codec(clips: Sequence[Frames], asked: VideoTraining, until: float) -> Any:
     """Return the autoencoder of a new model, fitted or trained; None where its training paused."""
     from dreams.autoencoder_training import Coding, train_autoencoder  # noqa: PLC0415 - brings torch
     from dreams.codec import fit_codec  # noqa: PLC0415
@@ -141,7 +142,7 @@ def _codec(clips: Sequence[Frames], asked: VideoTraining, max_s: float) -> Any:
     if asked.size == "tiny":
         return fit_codec(clips, z_dim=_CLOSED_FORM)
     schedule = Schedule(steps=asked.codec_steps, batch=6, rate=2e-3, mean=0.999, keep_every=100, seed=asked.seed)
-    return train_autoencoder(clips, Coding(schedule=schedule), asked.out / "codec", max_s=max_s)
+    return train_autoencoder(clips, Coding(schedule=schedule), asked.out / "codec", max_s=until - monotonic())
 
 
 def clips_of(
