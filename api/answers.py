@@ -17,7 +17,7 @@ from sqlmodel import Session, col, select
 from api import dreams, jobs, tables
 from api.database import now
 from api.estimates import Estimate, estimate
-from api.leases import LEASE_S
+from api.leases import LEASE_S, next_need
 from api.reproducing import Reproduce, reproduce
 from factory.specs import TaskSpec
 from factory.statistics import wilson
@@ -104,6 +104,8 @@ class Job(BaseModel):
         touched: attempts in which success was true at least once, held or not.
         progress: share of the present stage that is done, 0 to 1.
         eta_s: seconds until it ends as it goes now; null when that cannot be said.
+        waiting_for: what no worker that is alive can do and the job needs next, such as "isaac" or "gpu"; null where
+            one can, and in lists.
         ended_by: the rule that did: target, attempts, max_attempts, min_success_rate, max_wall_s, cancelled, error.
         advice: what a person can do about it.
         executor: the runtime fingerprint of who ran it.
@@ -137,6 +139,7 @@ class Job(BaseModel):
     worker_s: float
     to_render: int
     rendered: int
+    waiting_for: str | None = None
     ended_by: str
     paused_for: str
     advice: str
@@ -390,6 +393,7 @@ def of_job(session: Session, row: tables.Job, *, base_url: str = "") -> Job:
     job.failure_breakdown = [Failure(**failure) for failure in jobs.failures(session, row)]
     job.spec, job.executor, job.refused = row.spec, row.executor, row.refused
     job.reproduce = reproduce(row, spec, base_url)
+    job.waiting_for = waiting_for(session, row)
     if row.purpose == "dream":
         job.dreams = _dream_counts(session, row)
     if row.purpose == "estimate" and row.status in jobs.FINAL and row.attempted:
@@ -539,6 +543,13 @@ def of_dataset(row: tables.Dataset, pushes: Iterable[dict[str, Any]] = ()) -> Da
 def workers_alive(session: Session) -> list[tables.Worker]:
     """Return the workers whose dispatcher is not silent."""
     return list(session.exec(select(tables.Worker).where(col(tables.Worker.seen_at) > now(session) - LEASE_S)))
+
+
+def waiting_for(session: Session, row: tables.Job) -> str | None:
+    """Return what a job needs next and no worker that is alive can do; None where one can, or it waits for nobody."""
+    needs = next_need(row)
+    able = {name for worker in workers_alive(session) for name in worker.capabilities}
+    return None if needs in able else needs
 
 
 def of_worker(row: tables.Worker, at: float) -> Worker:

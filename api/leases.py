@@ -222,6 +222,16 @@ def needed(spec: JobSpec) -> str:
     return "isaac" if spec.backend.partition("/")[0] == "isaaclab" else spec.needs
 
 
+def next_need(job: Job) -> str | None:
+    """Return what a worker must be able to do for a job to go on; None where it does not wait for workers."""
+    if job.purpose == "dream" and job.status in (*jobs.TRYING, "rendering"):
+        return dreams.needs(job)
+    if job.status in jobs.TRYING:
+        return needed(jobs.spec_of(job))
+    kinds: Mapping[str, Kind] = {"validating": "check", "rendering": "render", "finalizing": "finalize"}
+    return CAPABILITIES[kinds[job.status]] if job.status in kinds else None
+
+
 def range_size(job: Job, *, wanted: int, workers: int) -> int:
     """Return how many attempts to hand out together; few when the job is nearly done, so that all workers get some.
 

@@ -36,6 +36,7 @@ def train_idm(
     spec: IdmSpec,
     schedule: Schedule,
     *,
+    again: Sequence[Clip] = (),
     starts: Starts | None = None,
     max_s: float = math.inf,
     device: str = "cpu",
@@ -45,27 +46,42 @@ def train_idm(
     Every tenth clip, and at least one, is held out: it only says how large the errors are. With `starts` the model also
     learns where the hands are. Same clips, spec and schedule: the same weights, bit by bit on one machine.
 
+    Args:
+        clips: whose motion is known.
+        folder: of the model.
+        spec: what it is like.
+        schedule: how it is trained.
+        again: the same clips in the same order, seen otherwise, such as through a video model's autoencoder: it is
+            dreams that are to be read. They are held out together, and errors are those of both.
+        starts: where the hands are at the clips' first pictures, by name.
+        max_s: seconds after which it stops at the next step.
+        device: where it computes.
+
     Raises:
-        SpecError: fewer than four clips, clips of different clocks or grids, or without motion.
+        SpecError: fewer than four clips, clips of different clocks or grids, or without motion, or others `again`.
         DatasetError: the folder holds another training.
     """
-    _check(clips)
+    _check(clips, again)
     held = [i for i in range(len(clips)) if i % 10 == min(4, len(clips) - 1)]
-    used = [clip for i, clip in enumerate(clips) if i not in held]
+    used = [clip for seen in (clips, again) for i, clip in enumerate(seen) if i not in held]
     time = clips[0].time
     card = IdmCard(
         spec=spec, grid=clips[0].grid, control_hz=time.control_hz, stride=time.stride,
         embodiments=embodiments_of(used, starts), errors={}, version="",
-        trained_on={"clips": [clip.name for clip in clips], "held_out": [clips[i].name for i in held]},
+        trained_on={
+            "clips": [clip.name for clip in clips], "held_out": [clips[i].name for i in held], "again": len(again),
+        },
         schedule=asdict(schedule),
     )  # fmt: skip
     torch.manual_seed(schedule.seed)
     net = network_of(card).to(device)
     batches = _Batches(card, net, used, starts or {}, schedule.batch)
-    about = json.loads(json_bytes(card_json(card))) | {"pixels": _digest_of(clips)}
+    about = json.loads(json_bytes(card_json(card))) | {"pixels": _digest_of([*clips, *again])}
     done = descend(net, batches.loss, folder / "training", schedule, about=about, max_s=max_s)
     card = replace(card, schedule={**card.schedule, "done": done})
-    errors = _errors(Idm(card, net, name=folder.name), [clips[i] for i in held], starts or {})
+    errors = _errors(
+        Idm(card, net, name=folder.name), [seen[i] for seen in (clips, again) if seen for i in held], starts or {}
+    )
     card = replace(card, errors=errors)
     version = publish(net, folder, MODEL, card_json(card))
     return Idm(replace(card, version=version), net, name=folder.name)
@@ -158,7 +174,9 @@ def _errors(model: Idm, clips: Sequence[Clip], starts: Starts) -> dict[str, list
     return {name: np.maximum(each, 1e-6).tolist() for name, each in rms.items()}
 
 
-def _check(clips: Sequence[Clip]) -> None:
+def _check(clips: Sequence[Clip], again: Sequence[Clip]) -> None:
+    if again and [clip.name for clip in again] != [clip.name for clip in clips]:
+        raise SpecError(f"{len(again)} clips seen again; expected the same {len(clips)}, in their order")
     if len(clips) < 4:
         raise SpecError(f"an inverse dynamics model needs four clips, one of them held out; found {len(clips)}")
     for clip in clips:

@@ -7,7 +7,7 @@ Weights are read from folders and never fetched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreams import model_folder
+from dreams.clips import Clip
 from dreams.codec import PatchCodec, pictures_to_tensor, tensor_to_pictures
 from dreams.model_folder import Layout, ModelCard
 from dreams.quiet import quietly
@@ -112,6 +113,15 @@ class DreamModel:
             known = [{"first": x} for x in pictures_to_tensor(first[:, None])[:, :, 0].to(vae.device)[:, None]]
         shown = [vae.decode(each[None], return_dict=False, **more)[0] for each, more in zip(coded, known, strict=True)]
         return np.concatenate([tensor_to_pictures(each) for each in shown])
+
+    def seen_through(self, clip: Clip) -> Clip:
+        """Return a clip as its autoencoder leaves it, the first picture given: what the best of dreams would show.
+
+        Raises SpecError for a clip of another clock or grid than the model's.
+        """
+        self.card.expect(clip.time, clip.grid, where=f"the model that clip {clip.name!r} is seen through")
+        frames = self.pictures(self.latents(clip.frames[None]), clip.frames[:1])[0]
+        return replace(clip, frames=frames)
 
     def embedded(self, texts: Sequence[str]) -> Tensor:
         """Return the embeddings ``(b, text_tokens, d)`` of sentences, zero beyond their end, with gradients.

@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, inspect
 from sqlmodel import Session, select
 
+from api import answers, jobs, leases, tables
 from api import database as book
-from api import jobs, leases
 from api.database import Database, sqlite_url
 from api.leases import AttemptDone, Done, Drawn, Failed, Opened, Work
 from api.specs import JobSpec
@@ -290,6 +290,30 @@ def test_a_dispatcher_that_is_dead_is_taken_over_at_once_and_a_living_one_is_not
         session.get(leases.Dispatcher, "A").born = "another boot:0"
         session.flush()
         assert leases.register(session, "C", transport="local") == 1
+
+
+def test_a_job_says_what_nobody_who_is_alive_can_do(
+    db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "now", clock)
+
+    def waits(job_id: str, *able: str) -> str | None:
+        with db.transaction() as session:
+            session.exec(delete(tables.Worker))
+            session.add(tables.Worker(id="w", owner="A", capabilities=list(able), seen_at=clock.at))
+        with db.reading() as session:
+            return answers.waiting_for(session, jobs.get(session, job_id))
+
+    ours, theirs = enter(db), enter(db, backend="isaaclab", worlds=4)
+    assert (waits(ours), waits(ours, *CAN)) == ("simulate", None)
+    assert (waits(theirs, *CAN), waits(theirs, *CAN, "isaac")) == ("isaac", None)
+    with db.transaction() as session:
+        jobs.pause(session, theirs)
+    assert waits(theirs) is None, "it waits for a person"
+    assert waits(ours, *CAN) is None
+    clock.at += 2 * leases.LEASE_S
+    with db.reading() as session:
+        assert answers.waiting_for(session, jobs.get(session, ours)) == "simulate", "silent workers are no workers"
 
 
 def test_strikes_make_poison_at_exactly_three(db: Database) -> None:

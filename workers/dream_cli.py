@@ -340,13 +340,18 @@ def show(
 def control(
     run: RunFolder,
     kind: Annotated[
-        Literal["real", "frozen", "shuffled", "nearest"],
-        typer.Argument(help="Real videos; first picture only; another's sentence; nearest training motion."),
+        Literal["real", "coded", "frozen", "shuffled", "nearest"],
+        typer.Argument(
+            help="Real videos; a run through the autoencoder; first picture only; another's sentence; nearest training "
+            "motion."
+        ),
     ],
     *,
     of: Annotated[Path | None, typer.Option(help="The run that it is a control of.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="For real videos and nearest motion.")] = None,
-    model: Annotated[Path | None, typer.Option(help="For shuffled: what dreamt the run. Default: as shipped.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="For coded and shuffled: the video model. Default: as shipped.")
+    ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Real videos, evenly spread. Default: all.")] = None,
     views: Views = "dream_view",
     size: Pixels = 64,
@@ -373,9 +378,12 @@ def control(
 
         other = existing_run(needed(of, "--of"))
         opened = open_model(model or shipped(VIDEO))
-        dream_controls.shuffled(where, other)
-        made = dreaming.dream(where, opened, next(dream_folder.each_dream(other))[3].sampling)
-        dream_controls.own_sentences(where, other)
+        if kind == "coded":
+            made = dream_controls.coded(where, other, opened)
+        else:
+            dream_controls.shuffled(where, other)
+            made = dreaming.dream(where, opened, next(dream_folder.each_dream(other))[3].sampling)
+            dream_controls.own_sentences(where, other)
     told({"run": str(run), "dreams": made}, f"{made} dreams of the control {kind!r} in {run}", as_json)
 
 

@@ -2,6 +2,8 @@
 
 "real": the simulator's own videos in place of dreams. What fails here is the labels' fault, not the dreams'.
 "shuffled": the same first frames, each under another's sentence; success is judged by the right one.
+"coded": a control of real videos: the same, as the video model's autoencoder leaves them. What fails here and not there
+is the autoencoder's fault; no dream of that model can be read better.
 "frozen": the first picture for the whole clip.
 "nearest": the true motion of the training episode whose first picture looks most alike.
 """
@@ -23,7 +25,7 @@ from dreams.generate import Dream, keep_dream
 from dreams.instructions import Instruction
 from dreams.prompts import Proposal
 from dreams.timebase import TimeBase
-from dreams.video import Sampling
+from dreams.video import DreamModel, Sampling
 from factory.durable import staging
 from factory.errors import SpecError
 from sim_tasks.tasks import tabletop
@@ -59,6 +61,18 @@ def real_videos(run: dream_folder.Run, dataset: Path, clips: Sequence[Clip]) -> 
         _keep(run, name, clip.frames, clip.time, clip, instruction.text)
     dream_starts.keep_proposals(run, proposals)
     return len(clips)
+
+
+def coded(run: dream_folder.Run, of: dream_folder.Run, model: DreamModel) -> int:
+    """Make a control of a run: every video of it, seen through a model's autoencoder."""
+    _same_starts(run, of)
+    every = list(dream_folder.each_dream(of))
+    for name, proposal, frame, shown in every:
+        if not (run.root / "dreams" / name).exists():
+            seen = model.seen_through(dream_folder.clip_of(shown, dream_folder.robot_of(frame)))
+            _keep(run, name, seen.frames, shown.time, shown, proposal.instruction.text)
+    dream_starts.keep_proposals(run, of.proposals())
+    return len(every)
 
 
 def frozen(run: dream_folder.Run, of: dream_folder.Run) -> int:

@@ -127,6 +127,9 @@ def train_idm(
     batch: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 16,
     rate: Rate = 6e-3,
     head: Annotated[Literal["regression", "flow"], typer.Option(help="How actions are said.")] = "regression",
+    through: Annotated[
+        Path | None, typer.Option(help="Video model: its autoencoder shows each clip a second time.")
+    ] = None,
     views: Views = "dream_view",
     size: Pixels = 64,
     frames: Frames = 33,
@@ -141,12 +144,15 @@ def train_idm(
     from dreams.embodiments import starts_of
     from dreams.idm_net import IdmSpec
     from dreams.idm_training import train_idm as train
+    from dreams.video import open_model
 
     clips = clips_of_datasets(datasets, views, size, frames, stride)
     starts = {name: hands for each in datasets for name, hands in starts_of(each).items()}
     schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
+    video = open_model(through, device=device) if through else None
+    again = [video.seen_through(clip) for clip in clips] if video else []
     model = train(
-        clips, out, IdmSpec(head=head), schedule, starts=starts, max_s=seconds(max_s), device=device
+        clips, out, IdmSpec(head=head), schedule, again=again, starts=starts, max_s=seconds(max_s), device=device
     )  # fmt: skip
     facts = {"model": str(out), "version": model.card.version, "errors": dict(model.card.errors), "clips": len(clips)}
     told(facts, f"inverse dynamics model: {out}\n{lines_of(dict(model.card.errors))}", as_json)

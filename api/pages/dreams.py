@@ -104,8 +104,6 @@ def gallery(
 def live(session: Session, job: Job) -> dict[str, Any]:
     """Return what the page of a job says about its dreams besides what it says about any job."""
     counts, asked, said = dreams.counts(session, job.id), dreams.asked_of(job), job.result or {}
-    able = {name for worker in answers.workers_alive(session) for name in worker.capabilities}
-    active = job.status in (*jobs.TRYING, "rendering")
     return {
         "asked": asked,
         "stage": dreams.stage_of(job),
@@ -114,7 +112,6 @@ def live(session: Session, job: Job) -> dict[str, Any]:
         "tiers": [(name, words.DREAMS[name], counts["tier"][name]) for name in words.DREAMS if name in counts["tier"]],
         "verdicts": [(n, words.DREAMS[n], counts["verdict"][n]) for n in words.DREAMS if n in counts["verdict"]],
         "dreams": sum(counts["tier"].values()),
-        "nobody_can": dreams.needs(job) if active and dreams.needs(job) not in able else "",
         "cards": [card(row) for row in dreams.listed(session, job.id, limit=8)],
     }
 

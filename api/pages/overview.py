@@ -132,6 +132,7 @@ def live(session: Session, job: Job) -> dict[str, Any]:
         "events": [event(e, job) for e in recent],
         "stages": stages(job, at),
         "rule": words.rule(job.ended_by),
+        "waiting_for": answers.waiting_for(session, job),
         "datasets": list(session.exec(select(Dataset).where(Dataset.job_id == job.id).order_by(col(Dataset.kind)))),
     }
 
