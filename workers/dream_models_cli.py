@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from workers.dream_options import (
     Seed,
     Steps,
     Stride,
+    Through,
     Views,
     clips_of_datasets,
     known_tasks,
@@ -127,9 +129,7 @@ def train_idm(
     batch: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 16,
     rate: Rate = 6e-3,
     head: Annotated[Literal["regression", "flow"], typer.Option(help="How actions are said.")] = "regression",
-    through: Annotated[
-        Path | None, typer.Option(help="Video model: its autoencoder shows each clip a second time.")
-    ] = None,
+    through: Through = None,
     views: Views = "dream_view",
     size: Pixels = 64,
     frames: Frames = 33,
@@ -150,7 +150,7 @@ def train_idm(
     starts = {name: hands for each in datasets for name, hands in starts_of(each).items()}
     schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
     video = open_model(through, device=device) if through else None
-    again = [video.seen_through(clip) for clip in clips] if video else []
+    again = [replace(clip, frames=video.seen_through(clip.frames)) for clip in clips] if video else []
     model = train(
         clips, out, IdmSpec(head=head), schedule, again=again, starts=starts, max_s=seconds(max_s), device=device
     )  # fmt: skip
@@ -255,6 +255,7 @@ def train_judge(
     dataset: Annotated[list[Path] | None, typer.Option(help="LeRobot datasets whose episodes are successes.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the judge.")],
     spoilt: Annotated[int, typer.Option(min=1, help="Good clips that are spoilt in each way.")] = 150,
+    through: Through = None,
     steps: Steps = 3000,
     batch: Annotated[int, typer.Option(min=2, help="Clips in a step.")] = 12,
     rate: Rate = 2e-3,
@@ -266,7 +267,8 @@ def train_judge(
     from workers.dream_judging import train_judge as train
 
     found = train(
-        plays, dataset or [], out, spoilt=spoilt, steps=steps, batch=batch, rate=rate, seed=seed, max_s=seconds(max_s)
-    )
+        plays, dataset or [], out, spoilt=spoilt, through=through, steps=steps, batch=batch, rate=rate, seed=seed,
+        max_s=seconds(max_s),
+    )  # fmt: skip
     text = f"judge: {out}" if found["model"] else "paused; call again to go on"
     told(found, text, as_json)
