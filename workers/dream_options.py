@@ -147,6 +147,8 @@ def training_said(facts: dict[str, Any]) -> str:
     if paused := facts.get("paused"):
         return f"paused while the {paused} is trained, which comes first; call again to go on"
     folder = facts.get("model")
-    return f"{facts['steps']} steps; " + (f"model: {folder}" if folder else "call again to go on") + (
+    loss = facts.get("held_out_loss")
+    held = "" if loss is None else f"loss on held-out clips {loss:.3f}; "
+    return f"{facts['steps']} steps; {held}" + (f"model: {folder}" if folder else "call again to go on") + (
         f"\ncurve: {facts['curve']}" if facts.get("curve") else ""
     )  # fmt: skip
