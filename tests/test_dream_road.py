@@ -19,6 +19,7 @@ from dreams.codec import psnr_db
 from dreams.example_book import read_examples
 from dreams.frame_book import read_frames
 from dreams.idm import open_idm
+from dreams.instructions import Instruction
 from dreams.timebase import TimeBase
 from dreams.video import open_model
 from dreams.views import Grid
@@ -27,7 +28,7 @@ from factory.dataset_reading import read_episodes
 from sim_tasks.tasks.tabletop import HELD_OUT, PLACE_COLOURS, THING_COLOURS, VIEW, colour_kind, labels
 from sim_tasks.tasks.tabletop_events import MOVED
 from tests.lerobot_runs import run_in_lerobot
-from workers import dream_folder, dream_scenes, dream_starts
+from workers import dream_controls, dream_folder, dream_scenes, dream_starts
 from workers.cli import app
 
 pytestmark = pytest.mark.sim
@@ -212,6 +213,19 @@ def test_a_dream_of_the_shipped_model_goes_on_with_other_things(folder: Path, ru
         assert (then.thing, then.target) != (proposal.instruction.thing, proposal.instruction.target)
         assert dreamt.frames.shape[0] == 65
         assert dreamt.seams == (32,)
+
+
+def test_a_shuffled_sentence_has_neither_thing_nor_place_in_common_where_it_can() -> None:
+    def asks(*keys: str) -> list[Instruction]:
+        return [Instruction(thing=key[0], source="from the table", target=f"on the {key[1]}") for key in keys]
+
+    def found(*keys: str) -> list[str]:
+        told = asks(*keys)
+        return [keys[told.index(dream_controls.another_sentence(told, number))] for number in range(len(keys))]
+
+    assert found("Xp", "Xq", "Yp", "Yq") == ["Yq", "Yp", "Xq", "Xp"]
+    assert found("Xp", "Xq", "Xp") == ["Xq", "Xp", "Xq"]
+    assert found("Xp", "Xp") == ["Xp", "Xp"]
 
 
 def test_standing_still_does_not_come_true_and_a_card_says_so(folder: Path, run: Path) -> None:

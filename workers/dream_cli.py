@@ -318,7 +318,7 @@ def show(
     run: RunFolder,
     *,
     out: Annotated[Path | None, typer.Option(help="Also draw dreams, verdicts and tiers into this PNG.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Dreams that are drawn.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="Dreams that are drawn, evenly spread.")] = 16,
     truth: Annotated[Path | None, typer.Option(help="A run of real videos to draw beside them.")] = None,
     as_json: AsJson = False,
 ) -> None:

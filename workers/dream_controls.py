@@ -95,11 +95,22 @@ def shuffled(run: dream_folder.Run, of: dream_folder.Run) -> int:
     every = of.proposals()
     told = [each[2].instruction for each in every]
     moved = [
-        (name, seed, replace(proposal, instruction=_other(told, number)))
+        (name, seed, replace(proposal, instruction=another_sentence(told, number)))
         for number, (name, seed, proposal) in enumerate(every)
     ]
     dream_starts.keep_proposals(run, moved)
     return len(moved)
+
+
+def another_sentence(told: Sequence[Instruction], number: int) -> Instruction:
+    """Return the next sentence that names another thing and another place; or one of the two, where none names both.
+
+    A sentence that shares the thing, and a word of the place, leads to success by what the two have in common.
+    """
+    ahead = [told[(number + k) % len(told)] for k in range(1, len(told))]
+    own = told[number].key
+    apart = [each for each in ahead if all(a != b for a, b in zip(each.key, own, strict=True))]
+    return next(iter(apart), next((each for each in ahead if each.key != own), told[number]))
 
 
 def same(run: dream_folder.Run, of: dream_folder.Run, *, seed: int) -> int:
@@ -145,12 +156,6 @@ def _same_starts(run: dream_folder.Run, of: dream_folder.Run) -> None:
         with staging(run.frames) as folder:
             shutil.copytree(of.frames, folder / "frames")
             (folder / "frames").rename(run.frames)
-
-
-def _other(told: Sequence[Instruction], number: int) -> Instruction:
-    """Return the next sentence that asks for something else; its own where all ask for the same."""
-    ahead = [told[(number + k) % len(told)] for k in range(1, len(told))]
-    return next((each for each in ahead if each.key != told[number].key), told[number])
 
 
 def _keep(run: dream_folder.Run, name: str, frames: Any, time: TimeBase, like: Clip | Dream, text: str) -> None:

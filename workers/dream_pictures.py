@@ -21,7 +21,7 @@ _COLOURS = {"executed_success": (24, 128, 56), "executed_failure": (176, 40, 32)
 
 
 def strips(run: dream_folder.Run, out: Path, *, count: int = 16, truth: dream_folder.Run | None = None) -> Path:
-    """Draw the first dreams of a run, none left out, each above its simulator twin where it was executed.
+    """Draw dreams of a run, evenly spread over it whatever became of them, each above its twin where it was executed.
 
     Args:
         run: the run.
@@ -32,9 +32,10 @@ def strips(run: dream_folder.Run, out: Path, *, count: int = 16, truth: dream_fo
     Raises:
         SpecError: nothing was dreamt.
     """
-    rows = list(dream_folder.each_dream(run))[:count]
+    rows = list(dream_folder.each_dream(run))
     if not rows:
         raise SpecError(f"{run.root} has no dreams to draw")
+    rows = [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else rows
     twins = _twins(run, [(name, frame.task) for name, _, frame, _ in rows])
     height, width = rows[0][3].frames.shape[1:3]
     tile = (_TILE * width // height, _TILE)
