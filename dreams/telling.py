@@ -20,8 +20,6 @@ from factory.errors import SpecError
 OTHER_THING, OTHER_TARGET, ELSEWHERE = "told_other_thing", "told_other_target", "told_from_elsewhere"
 """Kinds of wrongly told clips: the scene's other thing, its other target, and a thing that another scene has."""
 TOLD = (OTHER_THING, OTHER_TARGET, ELSEWHERE)
-_ALIKE = 0.8
-"""In training, how often a thing from elsewhere shares a word with the right one."""
 _MOVED_ANOTHER, _PLACED_ELSEWHERE = "wrong_object", "wrong_place"
 """Failures in which the other thing, or the other target, is what was moved, or moved to."""
 
@@ -56,9 +54,7 @@ def told_otherwise(example: Example, *, thing: str = "", target: str = "") -> Ex
     return replace(example, instruction=new.text, follows=False, kind=kind, events=events)
 
 
-def wrongly_told(
-    example: Example, kind: str, things: Sequence[str], rng: np.random.Generator, *, alike: float = 0.0
-) -> Example | None:
+def wrongly_told(example: Example, kind: str, things: Sequence[str], rng: np.random.Generator) -> Example | None:
     """Return a clip under a wrong sentence of a kind of `TOLD`; None where there is nothing else to name.
 
     Args:
@@ -66,9 +62,6 @@ def wrongly_told(
         kind: one of `TOLD`.
         things: of all scenes, for `ELSEWHERE`.
         rng: of the draw.
-        alike: how often, of `ELSEWHERE`, it is a thing that shares one word with the right one, each of its words as
-            often, where there is such a thing: chance alone names a red cylinder too seldom where a red cube is, for
-            anyone to learn the other word.
 
     Raises:
         SpecError: as of `told_otherwise`.
@@ -82,9 +75,6 @@ def wrongly_told(
     others = [each for each in names if each.lower() != asked.thing.lower()]
     if not others:
         return None
-    if kind == ELSEWHERE and alike > 0.0 and rng.random() < alike:
-        word = _one(asked.thing.lower().split(), rng)
-        others = [each for each in others if word in each.lower().split()] or others
     found = told_otherwise(example, thing=_one(others, rng))
     return replace(found, kind=kind) if example.follows else found
 
@@ -102,7 +92,7 @@ def retold(example: Example, things: Sequence[str], rng: np.random.Generator) ->
     found = [example]
     for number, kind in enumerate(TOLD):
         tried = [kind, *kinds[number:], *kinds[:number]] if kind in kinds else [*kinds[number:], *kinds[:number]]
-        others = (wrongly_told(example, each, things, rng, alike=_ALIKE) for each in tried)
+        others = (wrongly_told(example, each, things, rng) for each in tried)
         found.append(next((each for each in others if each is not None), example))
     return found
 

@@ -243,7 +243,7 @@ def test_standing_still_does_not_come_true_and_a_card_says_so(folder: Path, run:
     assert "NAME=RUN" in said.output
 
 
-def test_a_judge_is_trained_on_plays_and_measured(folder: Path, episodes: Path, video: Path, run: Path) -> None:
+def test_a_judge_is_trained_on_plays_and_measured(folder: Path, episodes: Path, run: Path) -> None:
     """Played outcomes are what their states say; a judge of a few steps is worth little, and its card says so."""
     plays, judge = folder / "plays", folder / "judge"
     asked = ("dream", "play", TASKS[0], "--each", 1, "--outcomes", "wrong_object,missed", "--out", plays)
@@ -263,7 +263,7 @@ def test_a_judge_is_trained_on_plays_and_measured(folder: Path, episodes: Path, 
     written = (plays / f"{TASKS[0].replace('/', '--')}.safetensors").stat().st_mtime_ns
     assert factory(*asked) == made
     assert (plays / f"{TASKS[0].replace('/', '--')}.safetensors").stat().st_mtime_ns == written
-    options = ("--dataset", episodes, "--out", judge, "--spoilt", 1, "--steps", 2, "--batch", 4, "--through", video)
+    options = ("--dataset", episodes, "--out", judge, "--spoilt", 1, "--steps", 2, "--batch", 4)
     found = factory("dream", "train-judge", plays, *options)
     assert Path(found["model"]) == judge
     card = factory(

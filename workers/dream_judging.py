@@ -166,34 +166,25 @@ def _films(root: Path, grid: Grid, time: TimeBase) -> Iterator[Example]:
 
 
 def train_judge(
-    plays: Sequence[Path], datasets: Sequence[Path], out: Path, *, spoilt: int, through: Path | None, steps: int,
-    batch: int, rate: float, seed: int, max_s: float,
+    plays: Sequence[Path], datasets: Sequence[Path], out: Path, *, spoilt: int, steps: int, batch: int, rate: float,
+    seed: int, max_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Train the embedded judge, or go on with it; returns what there is to say of it.
 
     Of every five examples one is kept for calibration, where they are mixed as on the card; see `dreams.mixing`. So
-    many good clips are spoilt in each way for training. With a video model each example is there a second time, as its
-    autoencoder leaves it: then softness alone is no sign of a failure.
+    many good clips are spoilt in each way for training.
     """
     from dreams.classifier_training import train_classifier  # noqa: PLC0415 - brings torch
     from dreams.descent import Schedule  # noqa: PLC0415
 
-    examples, grid, time = examples_from(plays, datasets)
+    examples, grid, _ = examples_from(plays, datasets)
     parts = (
         [example for i, example in enumerate(examples) if (i % _PARTS < _TRAINED) == first] for first in (True, False)
     )
     taught, kept = parts
-    if through is not None:
-        from dreams.video import open_model  # noqa: PLC0415
-
-        video = open_model(through, time=time, grid=grid)
-        taught, kept = (
-            [*part, *(replace(e, frames=video.seen_through(e.frames)) for e in part)] for part in (taught, kept)
-        )
     train = lessons(taught, grid, spoilt=spoilt, seed=seed)
     calibration = mixed(kept, grid, size=_CALIBRATED, seed=seed + 1)
     data = {"plays": [each.name for each in plays], "datasets": [each.name for each in datasets], "spoilt": spoilt}
-    data |= {"through": None if through is None else through.name}
     data |= {"examples": len(train), "calibration": len(calibration)}
     schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
     trained = train_classifier(

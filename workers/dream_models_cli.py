@@ -20,7 +20,6 @@ from workers.dream_options import (
     Seed,
     Steps,
     Stride,
-    Through,
     Views,
     clips_of_datasets,
     known_tasks,
@@ -129,7 +128,10 @@ def train_idm(
     batch: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 16,
     rate: Rate = 6e-3,
     head: Annotated[Literal["regression", "flow"], typer.Option(help="How actions are said.")] = "regression",
-    through: Through = None,
+    through: Annotated[
+        Path | None,
+        typer.Option(help="Video model: its autoencoder shows each clip a second time, as soft as dreams are."),
+    ] = None,
     views: Views = "dream_view",
     size: Pixels = 64,
     frames: Frames = 33,
@@ -255,7 +257,6 @@ def train_judge(
     dataset: Annotated[list[Path] | None, typer.Option(help="LeRobot datasets whose episodes are successes.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the judge.")],
     spoilt: Annotated[int, typer.Option(min=1, help="Good clips that are spoilt in each way.")] = 150,
-    through: Through = None,
     steps: Steps = 3000,
     batch: Annotated[int, typer.Option(min=2, help="Clips in a step.")] = 12,
     rate: Rate = 2e-3,
@@ -267,8 +268,7 @@ def train_judge(
     from workers.dream_judging import train_judge as train
 
     found = train(
-        plays, dataset or [], out, spoilt=spoilt, through=through, steps=steps, batch=batch, rate=rate, seed=seed,
-        max_s=seconds(max_s),
-    )  # fmt: skip
+        plays, dataset or [], out, spoilt=spoilt, steps=steps, batch=batch, rate=rate, seed=seed, max_s=seconds(max_s)
+    )
     text = f"judge: {out}" if found["model"] else "paused; call again to go on"
     told(found, text, as_json)
