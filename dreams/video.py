@@ -7,7 +7,7 @@ Weights are read from folders and never fetched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreams import model_folder
+from dreams.clips import Clip
 from dreams.codec import PatchCodec, pictures_to_tensor, tensor_to_pictures
 from dreams.model_folder import Layout, ModelCard
 from dreams.quiet import quietly
@@ -113,14 +114,13 @@ class DreamModel:
         shown = [vae.decode(each[None], return_dict=False, **more)[0] for each, more in zip(coded, known, strict=True)]
         return np.concatenate([tensor_to_pictures(each) for each in shown])
 
-    def seen_through(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def seen_through(self, clip: Clip) -> Clip:
         """Return a clip as the autoencoder leaves it, its first picture given: what the best of dreams would show.
 
-        Raises SpecError for a clip ``(t, h, w, 3)`` of another length or size than the model's.
+        Raises SpecError for a clip of another clock or grid than the model's.
         """
-        if frames.shape != (expected := (self.card.time.frames, *self.card.grid.shape, 3)):
-            raise SpecError(f"a clip of {frames.shape} cannot be seen through a model of {expected}")
-        return self.pictures(self.latents(frames[None]), frames[:1])[0]
+        self.card.expect(clip.time, clip.grid, where=f"the model that clip {clip.name!r} is seen through")
+        return replace(clip, frames=self.pictures(self.latents(clip.frames[None]), clip.frames[:1])[0])
 
     def embedded(self, texts: Sequence[str]) -> Tensor:
         """Return the embeddings ``(b, text_tokens, d)`` of sentences, zero beyond their end, with gradients.

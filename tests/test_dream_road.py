@@ -103,8 +103,12 @@ def test_latent_actions_are_learned_and_measured(folder: Path, episodes: Path) -
 
 
 def test_an_inverse_model_learns_what_an_autoencoder_leaves_too(folder: Path, episodes: Path, video: Path) -> None:
-    options = ("--stride", 4, "--through", video, "--steps", 2, "--batch", 2, "--out", folder / "idm")
-    factory("dream", "train-idm", episodes, *options)
+    options = ("--through", video, "--steps", 2, "--batch", 2, "--out", folder / "idm")
+    factory("dream", "train-idm", episodes, "--stride", 4, *options)
+    asked = ["dream", "train-idm", str(episodes), "--stride", "5", *(str(word) for word in options)]
+    other = CliRunner().invoke(app, asked)
+    assert other.exit_code == 2
+    assert "seen through" in other.output, "another clock than the video model's"
     said = open_idm(folder / "idm").card.trained_on
     assert said["again"] == len(said["clips"]) == 6
 

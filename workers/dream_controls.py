@@ -67,10 +67,10 @@ def coded(run: dream_folder.Run, of: dream_folder.Run, model: DreamModel) -> int
     """Make a control of a run: every video of it, seen through a model's autoencoder."""
     _same_starts(run, of)
     every = list(dream_folder.each_dream(of))
-    for name, proposal, _, shown in every:
+    for name, proposal, frame, shown in every:
         if not (run.root / "dreams" / name).exists():
-            seen = model.seen_through(shown.frames)
-            _keep(run, name, seen, shown.time, shown, proposal.instruction.text)
+            seen = model.seen_through(dream_folder.clip_of(shown, dream_folder.robot_of(frame)))
+            _keep(run, name, seen.frames, shown.time, shown, proposal.instruction.text)
     dream_starts.keep_proposals(run, of.proposals())
     return len(every)
 
