@@ -35,10 +35,10 @@ class Coding:
 
     Attributes:
         schedule: steps, batch (clips in a step), rate, running mean, seed.
-        z_dim: channels of a latent pixel of 8x8, before they are folded.
-        fold: side of the squares of latent pixels that are folded into channels.
-        width: channels of its maps.
+        z_dim: channels of a new autoencoder's latent pixel of 8x8, before they are folded.
+        width: channels of a new one's maps.
         groups: groups of each clip in a step.
+        fold: side of the squares of a new one's latent pixels that are folded into channels.
     """
 
     schedule: Schedule
@@ -53,7 +53,12 @@ class Coding:
 
 
 def train_autoencoder(
-    clips: Sequence[Frames], coding: Coding, run: Path, *, max_s: float = math.inf
+    clips: Sequence[Frames],
+    coding: Coding,
+    run: Path,
+    *,
+    begin: SmallAutoencoder | None = None,
+    max_s: float = math.inf,
 ) -> SmallAutoencoder | None:
     """Return an autoencoder trained from where the run's folder says it was left; None while steps are left.
 
@@ -63,6 +68,7 @@ def train_autoencoder(
         clips: ``(t, h, w, 3)`` uint8, all of one size.
         coding: how.
         run: folder of this training.
+        begin: an autoencoder to go on with, which has its own shape; None for a new one. It is trained in place.
         max_s: seconds after which it stops at the next step.
 
     Raises:
@@ -72,14 +78,11 @@ def train_autoencoder(
     shapes = {clip.shape for clip in clips}
     if len(shapes) != 1 or (length := next(iter(shapes))[0]) <= GROUP or length % GROUP != 1:
         raise SpecError(f"an autoencoder is trained on clips of one size, of 4 k + 1 pictures, 5 at least: {shapes}")
-    multiple = 2 * PATCH * coding.fold  # a video network joins two by two latent pixels
+    net = begin or _new(coding)
+    multiple = 2 * net.config["scale_factor_spatial"]  # a video network joins two by two latent pixels
     if any(side % multiple for side in next(iter(shapes))[1:3]):
         raise SpecError(f"clips of {shapes}; this autoencoder takes pictures with sides of multiples of {multiple}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(coding.schedule.seed)
-        net = SmallAutoencoder(
-            z_dim=coding.z_dim * coding.fold**2, width=coding.width, scale_factor_spatial=PATCH * coding.fold
-        )
+    net.train().requires_grad_(True)
     cast("Any", net).to(memory_format=torch.channels_last)  # a fifth faster on a processor
 
     def loss(draw: torch.Generator) -> dict[str, Tensor]:
@@ -91,13 +94,28 @@ def train_autoencoder(
     for clip in clips:
         found.update(clip.tobytes())
     about = {key: value for key, value in asdict(coding).items() if key != "fold"}  # which changes no weight
-    about |= {"clips": found.hexdigest()[:16]}
+    about |= {"clips": found.hexdigest()[:16]} | ({} if begin is None else {"begin": _digest(begin)})
     if descend(net, loss, run, coding.schedule, about=about, max_s=max_s) < coding.schedule.steps:
         return None
     net.eval().requires_grad_(False)
     measured = [clips[int(i)] for i in np.linspace(0, len(clips) - 1, min(_MEASURED, len(clips))).round()]
-    _scale(net, measured, coding.fold**2)
+    _scale(net, measured, (net.config["scale_factor_spatial"] // net.config["patch"]) ** 2)
     return net
+
+
+def _new(coding: Coding) -> SmallAutoencoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(coding.schedule.seed)
+        return SmallAutoencoder(
+            z_dim=coding.z_dim * coding.fold**2, width=coding.width, scale_factor_spatial=PATCH * coding.fold
+        )
+
+
+def _digest(net: SmallAutoencoder) -> str:
+    found = hashlib.sha256()
+    for name, weight in net.state_dict().items():
+        found.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _drawn(clips: Sequence[Frames], rows: Sequence[int], groups: Tensor) -> tuple[Tensor, Tensor]:

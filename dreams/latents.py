@@ -28,7 +28,7 @@ from torch.nn import functional
 from dreams.clips import Clip
 from dreams.descent import Schedule, descend, publish
 from dreams.timebase import Windows
-from dreams.vision import PATCH_PX, Block, Eye, EyeSpec, Patches, as_input, varied
+from dreams.vision import Block, Eye, EyeSpec, Patches, as_input, varied
 from factory.durable import json_bytes
 from factory.errors import DatasetError, SpecError
 
@@ -103,7 +103,7 @@ class LatentNet(nn.Module):
         """Make it with random weights."""
         super().__init__()
         width, heads = spec.eye.width, spec.eye.heads
-        self.levels, self.tokens, self.shape_px = spec.levels, spec.tokens, shape_px
+        self.levels, self.tokens, self.shape_px, self.patch = spec.levels, spec.tokens, shape_px, spec.eye.patch_px
         self.sees, self.imagines = Eye(spec.eye, shape_px), Patches(spec.eye, shape_px)
         self.which = nn.Parameter(torch.randn(2, 1, width) * 0.02)
         self.query = nn.Parameter(torch.randn(1, spec.tokens, width) * 0.02)
@@ -117,7 +117,7 @@ class LatentNet(nn.Module):
         self.place = nn.Parameter(torch.randn(1, spec.tokens, width) * 0.02)
         self.make = nn.ModuleList(Block(width, heads) for _ in range(spec.layers))
         self.last = nn.LayerNorm(width)
-        self.paint, self.shift = nn.Linear(width, 3 * PATCH_PX * PATCH_PX), nn.Linear(width, 2)
+        self.paint, self.shift = nn.Linear(width, 3 * self.patch**2), nn.Linear(width, 2)
         for start in (self.paint, self.shift):  # so that it begins near a copy, and has to say only what changes
             nn.init.normal_(start.weight, std=0.01)
             nn.init.zeros_(start.bias)
@@ -140,9 +140,9 @@ class LatentNet(nn.Module):
         tokens = torch.cat([self.hear(codes) + self.place, patches], dim=1)
         for block in self.make:
             tokens = block(tokens)
-        rows, columns = (side // PATCH_PX for side in self.shape_px)
+        rows, columns = (side // self.patch for side in self.shape_px)
         patches = self.last(tokens[:, self.tokens :]).unflatten(1, (rows, columns))
-        change = self.paint(patches).unflatten(-1, (3, PATCH_PX, PATCH_PX)).permute(0, 3, 1, 4, 2, 5)
+        change = self.paint(patches).unflatten(-1, (3, self.patch, self.patch)).permute(0, 3, 1, 4, 2, 5)
         return _shifted(now, self.shift(patches).movedim(-1, 1)) + change.flatten(4).flatten(2, 3)
 
 

@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from factory.errors import SpecError
 
-PATCH_PX = 8
-"""Side of the patch that a token stands for; views are cut at multiples of it."""
 _SHARPNESS = 4.0
 """Logits of points are so much larger than a convolution's first outputs: a flat softmax sees the middle everywhere."""
 
@@ -33,6 +31,8 @@ class EyeSpec:
         layers: transformer blocks over a picture's tokens; 0 leaves convolutions and points.
         points: coordinates found in each picture; 0 for none.
         digest: tokens that a picture is pooled into.
+        patch_px: side of the patch that a token stands for, a multiple of 8; views are cut at multiples of it. Larger
+            pictures cost the same with a larger one: the first convolution then strides over more pixels.
     """
 
     width: int = 64
@@ -40,10 +40,13 @@ class EyeSpec:
     layers: int = 0
     points: int = 64
     digest: int = 4
+    patch_px: int = 8
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % (2 * self.heads) or self.layers < 0 or self.points < 0 or self.digest < 1:
             raise SpecError(f"an eye needs a width that twice its heads divide, and a digest of 1 or more: {self}")
+        if self.patch_px < 8 or self.patch_px % 8:
+            raise SpecError(f"patches of {self.patch_px} pixels; expected a multiple of 8")
 
 
 class Block(nn.Module):
@@ -72,22 +75,26 @@ class Patches(nn.Module):
     def __init__(self, spec: EyeSpec, shape_px: tuple[int, int]) -> None:
         """Make it with random weights. Raises SpecError for pictures that patches do not tile."""
         super().__init__()
-        if any(side % PATCH_PX for side in shape_px):
-            raise SpecError(f"pictures of {shape_px[1]}x{shape_px[0]} pixels: both must be multiples of {PATCH_PX}")
+        patch, first = spec.patch_px, spec.patch_px // 4
+        if any(side % patch for side in shape_px):
+            raise SpecError(f"pictures of {shape_px[1]}x{shape_px[0]} pixels: both must be multiples of {patch}")
         half, width = spec.width // 2, spec.width
         self.fine = nn.Sequential(
-            nn.Conv2d(3, half // 2, 5, stride=2, padding=2), nn.GELU("tanh"),
+            nn.Conv2d(3, half // 2, 2 * first + 1, stride=first, padding=first), nn.GELU("tanh"),
             nn.Conv2d(half // 2, half, 5, stride=2, padding=2), nn.GELU("tanh"),
             nn.Conv2d(half, half, 3, padding=1), nn.GELU("tanh"),
             nn.GroupNorm(1, half),
         )  # fmt: skip
         self.coarse = nn.Conv2d(half, width, 2, stride=2)
-        rows, columns = shape_px[0] // PATCH_PX, shape_px[1] // PATCH_PX
+        rows, columns = shape_px[0] // patch, shape_px[1] // patch
         self.place = nn.Parameter(torch.randn(1, rows * columns, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, spec.heads) for _ in range(spec.layers))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the map ``(b, width / 2, h / 4, w / 4)`` and tokens ``(b, n, width)`` of pictures in [-1, 1]."""
+        """Return the map ``(b, width / 2, 2 h / patch, 2 w / patch)`` and tokens ``(b, n, width)``.
+
+        Pictures ``(b, 3, h, w)`` are in [-1, 1].
+        """
         fine = self.fine(pictures)
         tokens = self.coarse(fine).flatten(2).transpose(1, 2) + self.place
         for block in self.blocks:
@@ -124,6 +131,14 @@ def _expected(maps: Tensor) -> Tensor:
     x = torch.linspace(-1.0, 1.0, columns, device=maps.device, dtype=maps.dtype)
     share = (_SHARPNESS * maps).flatten(2).softmax(-1).unflatten(-1, (rows, columns))
     return torch.stack([(share.sum(2) * x).sum(-1), (share.sum(3) * y).sum(-1)], dim=-1)
+
+
+def patch_of(size_px: int) -> int:
+    """Return the patch for views of so many pixels a side: an eighth, at which cost does not depend on the size.
+
+    Where that is no multiple of 8 that divides them, the next smaller one that is.
+    """
+    return next((8 * k for k in range(size_px // 64, 1, -1) if size_px % (8 * k) == 0), 8)
 
 
 def as_input(frames: Tensor) -> Tensor:

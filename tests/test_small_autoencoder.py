@@ -19,9 +19,10 @@ from dreams.codec import pictures_to_tensor, psnr_db, tensor_to_pictures
 from dreams.descent import Schedule, generator_of
 from dreams.finetune import Tuning, finetune
 from dreams.generate import noise_of
+from dreams.growing import codec_for, regridded
 from dreams.new_models import new_model
 from dreams.path_head import UNIT_M, PathHead, path_of
-from dreams.small_autoencoder import SmallAutoencoder
+from dreams.small_autoencoder import SmallAutoencoder, grown
 from dreams.timebase import TimeBase
 from dreams.video import Sampling, open_model
 from dreams.views import Grid
@@ -111,7 +112,10 @@ def test_pictures_and_sizes_that_do_not_divide_are_refused(net: SmallAutoencoder
             net.encode(torch.zeros(shape))
     with pytest.raises(SpecError, match="multiples of 32"):
         train_autoencoder([np.zeros((9, 48, 32, 3), np.uint8)], CODING, Path("never-made"))
-    for wrong in ({"z_dim": 6}, {"scale_factor_spatial": 12}, {"scale_factor_temporal": 2}, {"width": 6}):
+    for wrong in (
+        {"z_dim": 6}, {"scale_factor_spatial": 12}, {"scale_factor_temporal": 2}, {"width": 6}, {"patch": 4},
+        {"patch": 16, "scale_factor_spatial": 24},
+    ):  # fmt: skip
         with pytest.raises(SpecError, match="small autoencoder"):
             SmallAutoencoder(**wrong)
 
@@ -174,6 +178,66 @@ def test_a_model_around_it_dreams_on_from_the_exact_first_picture(
     [found] = made.dream(clips[0].frames[:1], [clips[0].instruction], noise, Sampling(steps=2))
     np.testing.assert_array_equal(found[0], clips[0].frames[0])
     assert open_model(tmp_path / "m").digest == made.digest
+
+
+def large(frames: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+    return frames.repeat(times, axis=-3).repeat(times, axis=-2)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_grown_autoencoder_does_with_large_pictures_what_it_did_with_small(
+    times: int, net: SmallAutoencoder, clips: list[Clip]
+):
+    small, more = clips[0].frames[None], grown(net, times).eval()
+    coded = net.encode(pictures_to_tensor(small)).latent_dist.mode()
+    torch.testing.assert_close(
+        more.encode(pictures_to_tensor(large(small, times))).latent_dist.mode(), coded, atol=1e-5, rtol=0.0
+    )
+    shown = net.decode(coded).sample.repeat_interleave(times, 3).repeat_interleave(times, 4)
+    torch.testing.assert_close(more.decode(coded).sample, shown, atol=1e-5, rtol=0.0)
+    assert grown(more, 2).config.patch == 16 * times
+    with pytest.raises(SpecError, match="whole number of times"):
+        grown(net, 0)
+
+
+def test_a_grown_model_dreams_the_same_larger_and_takes_further_views(
+    net: SmallAutoencoder, clips: list[Clip], tmp_path: Path
+):
+    made = new_model(tmp_path / "m", size="tiny", codec=net, time=TIME, grid=GRID, embodiment="panda", seed=0)
+    torch.nn.init.normal_(made.pipeline.transformer.proj_out.weight, std=0.1, generator=generator_of(8))
+    said, noise = [clips[0].instruction], noise_of(0, 0, made.latent_shape)[None]
+    before = made.dream(clips[0].frames[:1], said, noise, Sampling(steps=2))
+    assert not np.array_equal(before[0, -1], before[0, 0]), "something happens"
+    beside = Grid(views=("front", "side"), height_px=64, width_px=64)
+    for folder, grid in ((tmp_path / "large", replace(GRID, height_px=64, width_px=64)), (tmp_path / "both", beside)):
+        more = regridded(open_model(tmp_path / "m"), codec_for(made, grid), grid, folder, data="squares")
+        more.pipeline.transformer.load_state_dict(made.pipeline.transformer.state_dict())
+        assert more.card.grid == grid
+        assert more.card.training[-1]["begun_with"] == made.digest
+        if grid is not beside:
+            after = more.dream(large(clips[0].frames[:1], 2), said, noise, Sampling(steps=2))
+            np.testing.assert_allclose(
+                after.astype(int), large(before, 2), atol=2
+            )  # weights are kept in half precision
+        else:
+            assert more.latent_shape == (16, 3, 2, 4)
+    for size in (48, 16):
+        with pytest.raises(SpecError, match="whole number of times"):
+            codec_for(made, replace(GRID, height_px=size, width_px=size))
+
+
+def test_a_grown_autoencoder_learns_on_from_where_it_was(net: SmallAutoencoder, clips: list[Clip], tmp_path: Path):
+    many = [large(each, 2) for each in frames_of(clips)]
+    rested = Coding(schedule=Schedule(steps=1, batch=1, rate=1e-9, seed=0))
+    found = train_autoencoder(many, rested, tmp_path, begin=grown(net, 2))
+    assert found is not None
+    for name, weight in grown(net, 2).state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], weight, atol=1e-6, rtol=0.0)
+    z = found.encode(pictures_to_tensor(np.stack(many))).latent_dist.mode()
+    folded = z.transpose(0, 1)[:4].std().item()
+    assert found.config.latents_std[:4] == pytest.approx([folded] * 4, rel=1e-3), "measured anew, in fours"
+    with pytest.raises(DatasetError, match="begin"):
+        train_autoencoder(many, rested, tmp_path)
 
 
 def test_a_path_is_where_the_hand_is_in_each_picture(clips: list[Clip]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ from workers.dream_options import (
     Pixels,
     Rate,
     Seed,
+    Share,
     Steps,
     Stride,
     Views,
@@ -88,14 +88,19 @@ def finetune(
     batch: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 16,
     rate: Rate = 1e-3,
     codec_steps: Annotated[
-        int, typer.Option(min=1, help="Steps of a new model's autoencoder, which is trained first; tiny has none.")
+        int, typer.Option(min=1, help="Steps of a new or grown model's autoencoder, which come first; tiny has none.")
     ] = 4500,
-    episodes_fraction: Annotated[float, typer.Option(help="Share of the episodes that is trained on.")] = 1.0,
+    episodes_fraction: Share = 1.0,
     sources_only: Annotated[
         bool, typer.Option("--sources-only", help="Only as many episodes as the dataset had source demonstrations.")
     ] = False,
-    views: Views = "dream_view",
-    size: Pixels = 64,
+    views: Annotated[
+        str | None, typer.Option(help="Comma-separated cameras. Default: the model's; dream_view in a new one.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Height and width of each view, pixels: a model grows to it. Default: its own; 64."),
+    ] = None,
     frames: Frames = 33,
     stride: Stride = None,
     seed: Seed = 0,
@@ -104,15 +109,14 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Teach a video model the episodes of datasets, or make a small one from nothing; draws its curve and samples."""
-    from dreams.views import Grid
     from workers.dream_training import VideoTraining, train_video
 
-    grid = Grid(views=names_of(views), height_px=size, width_px=size)
     found = train_video(
         VideoTraining(
             datasets=tuple(datasets), out=out, base=model, size=new, lora=lora, steps=steps, batch=batch, rate=rate,
-            codec_steps=codec_steps, episodes_fraction=episodes_fraction, sources_only=sources_only, grid=grid,
-            frames=frames, stride=stride, seed=seed, max_s=max_s, device=device,
+            codec_steps=codec_steps, episodes_fraction=episodes_fraction, sources_only=sources_only,
+            views=names_of(views) if views else None, size_px=size, frames=frames, stride=stride, seed=seed,
+            max_s=max_s, device=device,
         )
     )  # fmt: skip
     told(found, training_said(found), as_json)
@@ -128,6 +132,11 @@ def train_idm(
     batch: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 16,
     rate: Rate = 6e-3,
     head: Annotated[Literal["regression", "flow"], typer.Option(help="How actions are said.")] = "regression",
+    patch: Annotated[
+        int | None,
+        typer.Option(min=8, help="Side of the patch it sees as one, a multiple of 8. Default: an eighth of a view."),
+    ] = None,
+    episodes_fraction: Share = 1.0,
     through: Annotated[
         Path | None,
         typer.Option(help="Video model: its autoencoder shows each clip a second time, as soft as dreams are."),
@@ -147,15 +156,15 @@ def train_idm(
     from dreams.idm_net import IdmSpec
     from dreams.idm_training import train_idm as train
     from dreams.video import open_model
+    from dreams.vision import EyeSpec, patch_of
 
-    clips = clips_of_datasets(datasets, views, size, frames, stride)
+    video = open_model(through, device=device) if through else None  # before minutes of reading
+    clips = clips_of_datasets(datasets, views, size, frames, stride, episodes_fraction)
     starts = {name: hands for each in datasets for name, hands in starts_of(each).items()}
     schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)
-    video = open_model(through, device=device) if through else None
-    again = [replace(clip, frames=video.seen_through(clip.frames)) for clip in clips] if video else []
-    model = train(
-        clips, out, IdmSpec(head=head), schedule, again=again, starts=starts, max_s=seconds(max_s), device=device
-    )  # fmt: skip
+    spec = IdmSpec(head=head, eye=EyeSpec(patch_px=patch or patch_of(size)))
+    again = [video.seen_through(clip) for clip in clips] if video else []
+    model = train(clips, out, spec, schedule, again=again, starts=starts, max_s=seconds(max_s), device=device)
     facts = {"model": str(out), "version": model.card.version, "errors": dict(model.card.errors), "clips": len(clips)}
     told(facts, f"inverse dynamics model: {out}\n{lines_of(dict(model.card.errors))}", as_json)
 

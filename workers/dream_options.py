@@ -32,6 +32,7 @@ Budget = Annotated[float | None, typer.Option(help="Most that requests of this r
 Prices = Annotated[str, typer.Option(help="USD per million tokens, in and out: 0.4,1.6.")]
 Steps = Annotated[int, typer.Option(min=1, help="Gradient steps in all.")]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
+Share = Annotated[float, typer.Option(help="Share of the episodes that is trained on, evenly spread.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")]
 
 
@@ -54,7 +55,7 @@ def existing_run(folder: Path) -> Run:
 def needed(value: Path | None, option: str) -> Path:
     """Return what an option gave. Raises SpecError when it was left out."""
     if value is None:
-        raise SpecError(f"this needs {option}")
+        raise SpecError(f"{option} FOLDER is left out and needed here; --help says what it is")
     return value
 
 
@@ -63,13 +64,15 @@ def names_of(views: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in views.split(",") if name.strip())
 
 
-def clips_of_datasets(datasets: list[Path], views: str, size: int, frames: int, stride: int | None) -> list[Clip]:
-    """Return the episodes of datasets as clips on one clock."""
+def clips_of_datasets(
+    datasets: list[Path], views: str, size: int, frames: int, stride: int | None, share: float = 1.0
+) -> list[Clip]:
+    """Return the episodes of datasets, or an evenly spread share of them, as clips on one clock."""
     from dreams.views import Grid
     from workers.dream_training import clips_of
 
     grid = Grid(views=names_of(views), height_px=size, width_px=size)
-    return clips_of(datasets, grid, frames=frames, stride=stride)[0]
+    return clips_of(datasets, grid, frames=frames, stride=stride, share=share)[0]
 
 
 def endpoint_of(ledger: Path, url: str, model: str, budget_usd: float | None, prices: str) -> Endpoint | None:

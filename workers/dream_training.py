@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from factory.demos import read_demos
 from factory.errors import SpecError
 from factory.foreign_meta import read_info
 from factory.provenance import SOURCES_PATH
+
+if TYPE_CHECKING:
+    from dreams.video import DreamModel
 
 _HELD_OUT, _STRIPS = 20, 6
 """Every so many episodes one is held out; so many of them are drawn."""
@@ -36,10 +39,13 @@ class VideoTraining:
         steps: gradient steps; likewise batch, rate.
         batch: see steps.
         rate: see steps.
-        codec_steps: gradient steps of a new model's autoencoder, which comes first; a tiny one has one in closed form.
+        codec_steps: gradient steps of the autoencoder of a new or grown model, which come first; a tiny one has one in
+            closed form.
         episodes_fraction: share of the episodes that is trained on, evenly spread, in (0, 1].
         sources_only: as many episodes as the dataset had source demonstrations, evenly spread.
-        grid: of a new model's pictures; one that is given has its own.
+        views: cameras in its pictures; None for the base's, or `dream_view` in a new model.
+        size_px: height and width of each view; None for the base's, or 64 in a new model. Where either is not the
+            base's, the base is made fit for them first: see `dreams.growing`.
         frames: pictures of a new model's clips.
         stride: control steps between them; None for the least that nearly all episodes fit into.
         seed: of everything drawn.
@@ -58,7 +64,8 @@ class VideoTraining:
     codec_steps: int
     episodes_fraction: float
     sources_only: bool
-    grid: Grid
+    views: tuple[str, ...] | None
+    size_px: int | None
     frames: int
     stride: int | None
     seed: int
@@ -66,12 +73,23 @@ class VideoTraining:
     device: str
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.episodes_fraction <= 1.0:
-            raise SpecError(f"the share of episodes is {self.episodes_fraction}; expected more than 0, 1 at most")
+        _check_share(self.episodes_fraction)
         if self.lora is not None and self.base is None:
             raise SpecError("an adaptation adapts a model: give --model FOLDER with --lora RANK")
 
+    def grid(self, base: Grid | None) -> Grid:
+        """Return what the pictures show, given what those of the base do, where it says so."""
+        if base is None and self.base is not None and (self.views is None or self.size_px is None):
+            raise SpecError(f"{self.base} does not say what its pictures show: give --size PIXELS and --views CAMERAS")
+        base = base or Grid(views=(_VIEW,), height_px=_SIZE_PX, width_px=_SIZE_PX)
+        return Grid(
+            views=self.views or base.views, height_px=self.size_px or base.height_px,
+            width_px=self.size_px or base.width_px,
+        )  # fmt: skip
 
+
+_VIEW, _SIZE_PX = "dream_view", 64
+"""What a new model shows where nothing else is asked for."""
 _CLOSED_FORM = 16
 """Numbers of a latent pixel of a tiny model, which has principal components for an autoencoder."""
 
@@ -86,31 +104,44 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     """Train, or go on, and return what there is to say: steps, losses, where model, curve and samples are."""
     from dreams.descent import LOG, Schedule  # noqa: PLC0415 - brings torch
     from dreams.finetune import Tuning, finetune  # noqa: PLC0415
+    from dreams.growing import regridded  # noqa: PLC0415
+    from dreams.model_folder import read_card, read_layout  # noqa: PLC0415
     from dreams.new_models import new_model  # noqa: PLC0415
     from dreams.strips import draw_loss, dream_strips  # noqa: PLC0415
     from dreams.video import Sampling, open_model  # noqa: PLC0415
 
     fresh = asked.out / "fresh"
-    base = asked.base or (fresh if fresh.exists() else None)
-    opened = open_model(base, device=asked.device) if base else None
-    time = opened.card.time if opened else None
+    base = fresh if fresh.exists() else asked.base
+    if base is not None:
+        read_layout(base)  # which says what is wrong with a folder before minutes of reading
+    card = read_card(base) if base else None
+    grid = asked.grid(card.grid if card else None)
     clips, left_out = clips_of(
-        asked.datasets, opened.card.grid if opened else asked.grid, frames=asked.frames, stride=asked.stride, time=time
-    )  # fmt: skip
+        asked.datasets, grid, frames=asked.frames, stride=asked.stride, time=card.time if card else None
+    )
     held = [clip for number, clip in enumerate(clips) if number % _HELD_OUT == _HELD_OUT - 1]
     used = chosen([clip for number, clip in enumerate(clips) if number % _HELD_OUT != _HELD_OUT - 1], asked)
     said = ", ".join(str(each) for each in asked.datasets)
     until = monotonic() + (math.inf if asked.max_s is None else asked.max_s)
-    if opened is None:
-        codec = _codec([clip.frames for clip in used], asked, until)
+    opened = None
+    if base is not None:
+        opened = open_model(
+            base, time=clips[0].time, grid=card.grid if card else grid, embodiment=clips[0].embodiment,
+            device=asked.device,
+        )  # fmt: skip
+    if opened is None or opened.card.grid != grid:
+        codec = _codec([clip.frames for clip in used], asked, until, opened, grid)
         if codec is None:
             return {"paused": "autoencoder", "steps": 0, "clips": len(used), "too_long": left_out, "model": None}
-        made = new_model(
-            fresh, size=asked.size, codec=codec, time=clips[0].time, grid=asked.grid,
-            embodiment=clips[0].embodiment, seed=asked.seed,
-            sentences={clip.instruction for clip in used}, trained_on=said,
-        )  # fmt: skip
-        opened = open_model(fresh, device=asked.device) if asked.device != "cpu" else made
+        if opened is None:
+            new_model(
+                fresh, size=asked.size, codec=codec, time=clips[0].time, grid=grid,
+                embodiment=clips[0].embodiment, seed=asked.seed,
+                sentences={clip.instruction for clip in used}, trained_on=said,
+            )  # fmt: skip
+            opened = open_model(fresh, device=asked.device)
+        else:
+            opened = regridded(opened, codec, grid, fresh, data=said)
     schedule = Schedule(steps=asked.steps, batch=asked.batch, rate=asked.rate, seed=asked.seed, mean=0.995)
     tuning = Tuning(schedule=schedule, lora_rank=asked.lora, text=asked.base is None)
     if opened.layout.codec == "SmallAutoencoder" and asked.lora is None:
@@ -133,22 +164,38 @@ def train_video(asked: VideoTraining) -> dict[str, Any]:
     return facts
 
 
-def _codec(clips: Sequence[Frames], asked: VideoTraining, until: float) -> Any:
-    """Return the autoencoder of a new model, fitted or trained; None where its training paused."""
+def _codec(clips: Sequence[Frames], asked: VideoTraining, until: float, base: DreamModel | None, grid: Grid) -> Any:
+    """Return the autoencoder of a new or grown model, fitted or trained; None where its training paused."""
     from dreams.autoencoder_training import Coding, train_autoencoder  # noqa: PLC0415 - brings torch
     from dreams.codec import fit_codec  # noqa: PLC0415
     from dreams.descent import Schedule  # noqa: PLC0415
+    from dreams.growing import codec_for  # noqa: PLC0415
+    from dreams.small_autoencoder import SmallAutoencoder  # noqa: PLC0415
 
-    if asked.size == "tiny":
+    begin = None if base is None else codec_for(base, grid)
+    if begin is None and asked.size == "tiny":
         return fit_codec(clips, z_dim=_CLOSED_FORM)
-    schedule = Schedule(steps=asked.codec_steps, batch=6, rate=2e-3, mean=0.999, keep_every=100, seed=asked.seed)
-    return train_autoencoder(clips, Coding(schedule=schedule), asked.out / "codec", max_s=until - monotonic())
+    if begin is not None and not isinstance(begin, SmallAutoencoder):
+        return begin
+    rate = 2e-3 if begin is None else 1e-3
+    schedule = Schedule(steps=asked.codec_steps, batch=6, rate=rate, mean=0.999, keep_every=100, seed=asked.seed)
+    return train_autoencoder(
+        clips, Coding(schedule=schedule), asked.out / "codec", begin=begin, max_s=until - monotonic()
+    )
 
 
 def clips_of(
-    datasets: Sequence[Path], grid: Grid, *, frames: int, stride: int | None, time: TimeBase | None = None
+    datasets: Sequence[Path],
+    grid: Grid,
+    *,
+    frames: int,
+    stride: int | None,
+    time: TimeBase | None = None,
+    share: float = 1.0,
 ) -> tuple[list[Clip], int]:
     """Return the episodes of datasets as clips on one clock, and how many were too long for it and left out.
+
+    With a share below 1, of those that fit only so many are read, evenly spread.
 
     Where no clock and no stride is given, the clock is the least on which 95 % of the episodes fit: a few that dawdle
     should not make all others coarse.
@@ -164,19 +211,16 @@ def clips_of(
     if time is None:
         usual = every[: max(1, math.ceil(0.95 * len(every)))]
         time = fitting(usual, control_hz=read_info(datasets[0]).fps, frames=frames, stride=stride)
-    clips = [
-        clip
-        for root in datasets
-        for clip in read_clips(
-            root, time, grid, episodes={number for number, length in lengths[root].items() if length - 1 <= time.steps}
-        )
-    ]
+    _check_share(share)
+    fit = {root: [number for number, rows in lengths[root].items() if rows - 1 <= time.steps] for root in datasets}
+    some = {root: [fit[root][i] for i in _spread(len(fit[root]), share)] for root in datasets}
+    clips = [clip for root in datasets for clip in read_clips(root, time, grid, episodes=some[root])]
     if not clips:
         raise SpecError(
             f"the shortest episode has {every[0]} rows; clips of {time.frames} pictures at stride {time.stride} show "
             f"{time.steps} steps. Give more pictures or a larger stride"
         )
-    return clips, len(every) - len(clips)
+    return clips, len(every) - sum(len(numbers) for numbers in fit.values())
 
 
 def chosen(clips: Sequence[Clip], asked: VideoTraining) -> list[Clip]:
@@ -184,8 +228,18 @@ def chosen(clips: Sequence[Clip], asked: VideoTraining) -> list[Clip]:
     count = len(clips)
     if asked.sources_only:
         count = min(count, sum(sources_of(root) for root in asked.datasets))
-    count = max(1, round(count * asked.episodes_fraction))
-    return [clips[int(i)] for i in np.linspace(0, len(clips) - 1, count).round()]
+    share = asked.episodes_fraction * count / len(clips)
+    return [clips[i] for i in _spread(len(clips), share)]
+
+
+def _spread(of: int, share: float) -> list[int]:
+    """Return a share of the numbers up to `of`, evenly spread; one at least where there is any."""
+    return [int(i) for i in np.linspace(0, of - 1, max(1, round(of * share))).round()] if of else []
+
+
+def _check_share(share: float) -> None:
+    if not 0.0 < share <= 1.0:
+        raise SpecError(f"the share of episodes is {share}; expected more than 0, 1 at most")
 
 
 def sources_of(root: Path) -> int:
