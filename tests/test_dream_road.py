@@ -65,28 +65,36 @@ def video(folder: Path, episodes: Path) -> Path:
     return Path(made["model"])
 
 
-def test_a_small_model_has_its_autoencoder_first(folder: Path, episodes: Path) -> None:
-    options = (
+def test_a_small_model_has_its_autoencoder_first_and_grows(folder: Path, episodes: Path) -> None:
+    way = ("--codec-steps", 2, "--steps", 1, "--batch", 2)
+    asked = (
+        "dream",
+        "finetune",
+        episodes,
         "--new",
         "small",
-        "--codec-steps",
-        2,
-        "--steps",
-        1,
-        "--batch",
-        2,
+        "--size",
+        32,
         "--stride",
         4,
+        *way,
         "--out",
         folder / "small",
     )
-    asked = ("dream", "finetune", episodes, *options)
     assert factory(*asked, "--max-s", 0.0)["paused"] == "autoencoder"
     words = CliRunner().invoke(app, [*(str(word) for word in asked), "--max-s", "0"]).output
     assert "paused while the autoencoder is trained, which comes first; call again to go on" in words
     made = factory(*asked)
     assert made["steps"] == 1
-    assert open_model(Path(made["model"])).layout.codec == "SmallAutoencoder"
+    small = open_model(Path(made["model"]))
+    assert (small.layout.codec, small.card.grid.shape) == ("SmallAutoencoder", (32, 32))
+    grow = ("dream", "finetune", episodes, "--model", made["model"], *way, "--out", folder / "grown")
+    assert factory(*grow, "--size", 64, "--max-s", 0.0)["paused"] == "autoencoder"
+    more = open_model(Path(factory(*grow, "--size", 64)["model"]))
+    assert (more.card.grid.shape, more.latent_shape, more.card.time) == ((64, 64), small.latent_shape, TIME)
+    assert [part.get("begun_with") for part in more.card.training][-2:] == [small.digest, None]
+    words = CliRunner().invoke(app, [*(str(word) for word in grow), "--size", "48", "--out", str(folder / "no")]).output
+    assert "grows by a whole number of times" in " ".join(words.split())
 
 
 def test_latent_actions_are_learned_and_measured(folder: Path, episodes: Path) -> None:

@@ -29,7 +29,7 @@ from dreams.latents import LatentSpec, bounded, codes_of, latent_labels, open_la
 from dreams.motion import Labels, poses_of
 from dreams.timebase import TimeBase, windows
 from dreams.views import Grid
-from dreams.vision import EyeSpec
+from dreams.vision import EyeSpec, Patches, patch_of
 from factory import poses
 from factory.errors import DatasetError, SpecError
 from factory.foreign import Film
@@ -284,6 +284,17 @@ def test_a_known_sine_comes_back_through_film_split_and_label(tmp_path: Path):
     backwards = label(replace(clip, frames=split[::-1].copy(), motion=None), model)
     correlation = np.corrcoef(backwards.motion[:, 0], -labels.motion[::-1, 0])[0, 1]
     assert correlation > 0.9, "a film shown backwards is labelled backwards"
+
+
+def test_an_eye_sees_large_pictures_at_the_price_of_small_ones():
+    small, large = (Patches(replace(SMALL.eye, patch_px=8 * k), (64 * k, 128 * k)) for k in (1, 3))
+    fine, tokens = large(torch.zeros(2, 3, 192, 384))
+    assert [each.shape for each in small(torch.zeros(2, 3, 64, 128))] == [fine.shape, tokens.shape]
+    assert tokens.shape[1] == 8 * 16
+    assert [patch_of(size) for size in (32, 64, 96, 128, 192, 200)] == [8, 8, 8, 16, 24, 8]
+    for patch, size in ((12, 96), (16, 72)):
+        with pytest.raises(SpecError, match="multiple"):
+            Patches(replace(SMALL.eye, patch_px=patch), (size, size))
 
 
 @pytest.mark.parametrize("head", ["regression", "flow"])
