@@ -170,6 +170,17 @@ def leakage(frames: Frames, grid: Grid) -> float | None:
     return float((spare.astype(np.float64) @ np.array(_LUMA)).mean() / 255.0) if spare.size else None
 
 
+def seam_change(frames: Frames, grid: Grid) -> float | None:
+    """Return how much the pixels beside a border between two views differ from the first picture, mean of 0 to 1.
+
+    None where no two views touch. What moves in a view may come near its border, so the figure is read beside that of
+    real videos: where views leak into each other it is larger.
+    """
+    beside = grid.seams()
+    away = np.abs(frames[1:, beside].astype(np.int16) - frames[:1, beside])
+    return float(away.mean() / 255.0) if away.size else None
+
+
 def _dreamt(model: DreamModel, wishes: Sequence[Wish], sampling: Sampling) -> list[Dream]:
     """Return the dreams of one batch, those with more rounds going on in it."""
     shown: dict[str, list[Frames]] = {wish.name: [wish.picture[None]] for wish in wishes}

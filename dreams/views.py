@@ -78,3 +78,17 @@ class Grid:
         for top, left, height, width in self.rectangles().values():
             free[top : top + height, left : left + width] = False
         return frames[:, free]
+
+    def seams(self) -> NDArray[np.bool_]:
+        """Return ``(h, w)``: which pixels lie beside a border that two views share, a sixteenth of a view deep."""
+        near = np.zeros(self.shape, bool)
+        deep = (max(1, self.height_px // 16), max(1, self.width_px // 16))
+        tops_lefts = [(top, left) for top, left, _, _ in self.rectangles().values()]
+        for top, left in tops_lefts:
+            if (top, left + self.width_px) in tops_lefts:
+                x = left + self.width_px
+                near[top : top + self.height_px, x - deep[1] : x + deep[1]] = True
+            if (top + self.height_px, left) in tops_lefts:
+                y = top + self.height_px
+                near[y - deep[0] : y + deep[0], left : left + self.width_px] = True
+        return near

@@ -38,7 +38,7 @@ from dreams.codec import PatchCodec, fit_codec, pictures_to_tensor, psnr_db, ten
 from dreams.descent import LOG, Schedule, generator_of
 from dreams.encoding import encode, encoded
 from dreams.finetune import Tuned, Tuning, finetune, flow_loss, held_out_loss, noise_levels
-from dreams.generate import Wish, generate, leakage, noise_of, read_dream
+from dreams.generate import Wish, generate, leakage, noise_of, read_dream, seam_change
 from dreams.model_folder import ModelCard
 from dreams.new_models import new_model
 from dreams.strips import draw_loss, dream_strips
@@ -284,6 +284,19 @@ def test_light_outside_every_view_is_leakage():
     clip[:, 16:, 16:] = 51
     assert leakage(clip, grid) == pytest.approx(0.2)
     assert leakage(np.zeros((5, 32, 32, 3), np.uint8), GRID) is None
+
+
+def test_what_changes_beside_a_border_of_views_is_told_from_what_does_elsewhere():
+    grid = Grid(views=("a", "b", "c"), height_px=32, width_px=32)
+    clip = grid.joined({view: np.full((5, 32, 32, 3), 100, np.uint8) for view in grid.views})
+    clip[1:, 4:28, 4:28] = 0
+    clip[1:, 60:, :] = 0
+    clip[1:, 32:, 40:] = 0
+    assert seam_change(clip, grid) == 0.0, "inside a view, at an outer border, and beside no view"
+    clip[1:, 10:20, 31] = 151
+    clip[1:, 32, 0:5] = 49
+    assert seam_change(clip, grid) == pytest.approx(0.2 * 15 / (2 * 4 * 32 - 4))
+    assert seam_change(np.zeros((5, 32, 32, 3), np.uint8), GRID) is None
 
 
 # Fine-tuning

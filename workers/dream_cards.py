@@ -105,27 +105,33 @@ def dream_card(
 
 
 def _worth(run: dream_folder.Run) -> dict[str, Any]:
-    from dreams.generate import leakage  # noqa: PLC0415 - brings torch
+    from dreams.generate import leakage, seam_change  # noqa: PLC0415 - brings torch
 
     found = dream_folder.summary(run)
     if found["tiers"]["not_tried"]:
         raise SpecError(f"{run.root} has dreams that were not tried; `factory dream verify {run.root}` goes on with it")
     count = found["dreams"]
-    looks, light = [], []
+    looks, light, seams = [], [], []
     for _, _, frame, dreamt in dream_folder.each_dream(run):
         looks.append(look(dreamt.rounds()[0], dreamt.grid, first=frame.picture))
         light.append(leakage(dreamt.frames, dreamt.grid))
+        seams.append(seam_change(dreamt.frames, dreamt.grid))
     limits = PixelLimits()
     kept = sum(each.jump <= limits.most_jump and each.left >= limits.least_left for each in looks)
-    known = [each for each in light if each is not None]
     return {
         "dreams": count,
         "follows": _share(found["tiers"]["executed_success"], count),
         "tiers": {name: _share(number, count) for name, number in found["tiers"].items() if name != "not_tried"},
         "things_kept": _share(kept, count),
         "first_error": float(np.mean([each.first_error for each in looks])),
-        "leakage": float(np.mean(known)) if known else None,
+        "leakage": _mean(light),
+        "seam_change": _mean(seams),
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _share(number: int, of: int) -> dict[str, Any]:
