@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from dreams.flow import carried
 from dreams.idm_net import IdmNet, IdmSpec, Widths
 from dreams.labelling import Reading, Seen
 from dreams.timebase import TimeBase, Windows, windows
-from dreams.views import Grid
+from dreams.views import Grid, seen_as
 from dreams.vision import EyeSpec, as_input
 from factory import poses
 from factory.errors import DatasetError, SpecError, unknown_name
@@ -93,7 +93,12 @@ class Idm:
         return self.card.version
 
     def read(self, clip: Clip) -> Reading:
-        """Return what each window of the clip says. Raises SpecError for pictures or hands it was not trained on."""
+        """Return what each window of the clip says.
+
+        Pictures with further views, or larger ones, are seen as those it knows. Raises SpecError for pictures or hands
+        it was not trained on.
+        """
+        clip = _seen(clip, self.card.grid)
         number = embodiment_number(self.card, clip)
         body = self.card.embodiments[number]
         where = whole_windows(clip.time, self.card.horizon, clip.length)
@@ -109,6 +114,7 @@ class Idm:
 
     def places(self, clip: Clip) -> Array | None:
         """Return where the hands are in each picture, ``(frames, 9 n)``; None where that was not learned."""
+        clip = _seen(clip, self.card.grid)
         number = embodiment_number(self.card, clip)
         body = self.card.embodiments[number]
         if not body.sees_poses:
@@ -136,6 +142,10 @@ class Idm:
         return Seen(
             T_base_eef=T, **{name: np.array(errors[name]) for name in ("place_m", "place_rad", "drift_m", "drift_rad")}
         )
+
+
+def _seen(clip: Clip, grid: Grid) -> Clip:
+    return replace(clip, frames=seen_as(clip.frames, clip.grid, grid), grid=grid)
 
 
 def poses_from(places: Array) -> Array:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreams.timebase import TimeBase
-from dreams.views import Grid
+from dreams.views import Grid, in_words
 from factory import durable
 from factory.errors import SpecError
 
@@ -62,7 +62,7 @@ class ModelCard:
         if time is not None and time != self.time:
             raise SpecError(f"{where} is made for {_clock(self.time)}; asked for was {_clock(time)}")
         if grid is not None and grid != self.grid:
-            raise SpecError(f"{where} shows {_views(self.grid)}; asked for was {_views(grid)}")
+            raise SpecError(f"{where} shows {in_words(self.grid)}; asked for was {in_words(grid)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,3 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 def _clock(time: TimeBase) -> str:
     return f"{time.frames} pictures, one every {time.stride} of {time.control_hz} control steps a second"
-
-
-def _views(grid: Grid) -> str:
-    return f"{', '.join(grid.views)} at {grid.width_px}x{grid.height_px} pixels"

@@ -92,3 +92,35 @@ class Grid:
                 y = top + self.height_px
                 near[y - deep[0] : y + deep[0], left : left + self.width_px] = True
         return near
+
+
+def holds(grid: Grid, wanted: Grid) -> bool:
+    """Return whether a grid's pictures can be seen as those of another: all its views, as large or so many times."""
+    times, rest = divmod(grid.height_px, wanted.height_px)
+    return set(wanted.views) <= set(grid.views) and not rest and grid.width_px == times * wanted.width_px
+
+
+def seen_as(frames: Frames, grid: Grid, wanted: Grid) -> Frames:
+    """Return pictures of a grid as those of another: its views alone, made smaller by averaging squares of pixels.
+
+    Args:
+        frames: ``(t, h, w, 3)`` as `grid` lays them out.
+        grid: what they show.
+        wanted: views that it shows, of its size or a whole fraction of it.
+
+    Raises:
+        SpecError: a view is missing, or sizes do not divide.
+    """
+    if grid == wanted:
+        return frames
+    if not holds(grid, wanted):
+        raise SpecError(f"pictures show {in_words(grid)}, which cannot be seen as {in_words(wanted)}")
+    views, k = grid.split(frames), grid.height_px // wanted.height_px
+    cells = (wanted.height_px, k, wanted.width_px, k, 3)
+    small = {view: views[view].reshape(-1, *cells).mean(axis=(2, 4)).round().astype(np.uint8) for view in wanted.views}
+    return wanted.joined(small)
+
+
+def in_words(grid: Grid) -> str:
+    """Return what a grid shows, for people."""
+    return f"{', '.join(grid.views)} at {grid.width_px}x{grid.height_px} pixels"

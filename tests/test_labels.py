@@ -28,7 +28,7 @@ from dreams.latent_card import latent_card
 from dreams.latents import LatentSpec, bounded, codes_of, latent_labels, open_latents, rounded, train_latents
 from dreams.motion import Labels, poses_of
 from dreams.timebase import TimeBase, windows
-from dreams.views import Grid
+from dreams.views import Grid, seen_as
 from dreams.vision import EyeSpec, Patches, patch_of
 from factory import poses
 from factory.errors import DatasetError, SpecError
@@ -284,6 +284,28 @@ def test_a_known_sine_comes_back_through_film_split_and_label(tmp_path: Path):
     backwards = label(replace(clip, frames=split[::-1].copy(), motion=None), model)
     correlation = np.corrcoef(backwards.motion[:, 0], -labels.motion[::-1, 0])[0, 1]
     assert correlation > 0.9, "a film shown backwards is labelled backwards"
+
+
+def test_larger_pictures_with_more_views_are_seen_as_those_a_model_knows(tmp_path: Path):
+    wanted = Grid(views=("front",), height_px=8, width_px=8)
+    grid = Grid(views=("side", "front"), height_px=16, width_px=16)
+    draw = np.random.default_rng(0)
+    front, side = (draw.integers(0, 256, (3, size, size, 3), np.uint8) for size in (8, 16))
+    frames = grid.joined({"front": front.repeat(2, 1).repeat(2, 2), "side": side})
+    np.testing.assert_array_equal(seen_as(frames, grid, wanted), front)
+    frames[:, 0, 16] = np.minimum(front[:, 0, 0].astype(int) + 40, 255)
+    known = seen_as(frames, grid, wanted)
+    np.testing.assert_array_equal(np.delete(known.reshape(3, -1, 3), 0, 1), np.delete(front.reshape(3, -1, 3), 0, 1))
+    expected = front[:, 0, 0] + np.minimum(255 - front[:, 0, 0].astype(int), 40) / 4
+    np.testing.assert_allclose(known[:, 0, 0], expected, atol=0.51)
+    for other in (replace(wanted, views=("top",)), replace(wanted, height_px=12, width_px=12)):
+        with pytest.raises(SpecError, match="cannot be seen as"):
+            seen_as(frames, grid, other)
+    clips, starts = discs(5)
+    model = train_idm(clips, tmp_path, SMALL, Schedule(steps=2, batch=2), starts=starts)
+    larger = replace(clips[0].grid, height_px=2 * PX, width_px=2 * PX)
+    twice = replace(clips[0], frames=clips[0].frames.repeat(2, 1).repeat(2, 2), grid=larger)
+    np.testing.assert_array_equal(label(twice, model).motion, label(clips[0], model).motion)
 
 
 def test_an_eye_sees_large_pictures_at_the_price_of_small_ones():

@@ -99,7 +99,7 @@ def endpoint_of(ledger: Path, url: str, model: str, budget_usd: float | None, pr
 
 
 def chosen_classifier(given: Path | None, grid: Grid) -> Path | None:
-    """Return the classifier that judges pictures of a grid: the given one, else the shipped one where it knows them.
+    """Return the classifier that judges pictures of a grid: the given one, else the shipped one where it can see them.
 
     "none" is nobody. The shipped one knows one robot and one camera; of other words it says itself that it cannot read.
     """
@@ -107,9 +107,10 @@ def chosen_classifier(given: Path | None, grid: Grid) -> Path | None:
         return None if str(given) == "none" else given
     from dreams.classifier import open_classifier
     from dreams.shipped import JUDGE, shipped
+    from dreams.views import holds
 
     folder = shipped(JUDGE)
-    return folder if open_classifier(folder).grid == grid else None
+    return folder if holds(grid, open_classifier(folder).grid) else None
 
 
 def seconds(max_s: float | None) -> float:

@@ -12,7 +12,7 @@ from dreams.frames import FirstFrame
 from dreams.instructions import Instruction
 from dreams.motion import Labels
 from dreams.prompts import Proposal
-from dreams.views import Grid
+from dreams.views import Grid, seen_as
 from factory.errors import SpecError
 from workers.dream_folder import Run, Said, clip_of, each_dream, robot_of, silent
 from workers.dream_replays import hand_starts
@@ -65,7 +65,11 @@ def judge_by_classifier(
     from dreams.classifier import judge_embedded  # noqa: PLC0415 - brings torch
 
     def judged(proposal: Proposal, frame: FirstFrame, found: Dream) -> Judgement:
-        return judge_embedded(found.rounds()[0], proposal.instruction.text, classifier, first=frame.picture)
+        shown, first = (
+            seen_as(each, grid, classifier.grid)
+            for each, grid in ((found.rounds()[0], found.grid), (frame.picture[None], frame.grid))
+        )
+        return judge_embedded(shown, proposal.instruction.text, classifier, first=first[0])
 
     return _judge(run, judged, f"classifier:{classifier.name}/{classifier.version}", names, said)
 
