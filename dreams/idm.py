@@ -48,6 +48,7 @@ class IdmCard:
         stride: control steps between the pictures it reads.
         embodiments: whose motion it knows.
         errors: on the clips that training held out; empty before that.
+        doubts: whether it says how large its error is at each step.
         version: of the weights; empty before they are written.
         trained_on: clips, and which of them were held out.
         schedule: how it was trained, and how many steps of it are done.
@@ -62,6 +63,7 @@ class IdmCard:
     version: str
     trained_on: Mapping[str, Any]
     schedule: Mapping[str, Any]
+    doubts: bool = False
 
     @property
     def horizon(self) -> int:
@@ -106,11 +108,33 @@ class Idm:
         with torch.no_grad():
             digest = self.net.digest(as_input(torch.from_numpy(clip.frames).to(device)))
             shown = digest[torch.from_numpy(where.first[:, None] + np.array(self.card.offsets)).to(device)]
-            drawn = [self._motion(shown, number, sample) for sample in range(self._rounds())]
+            if self.card.spec.head == "flow":
+                drawn, error = [self._drawn(shown, number, sample) for sample in range(self.samples)], None
+            else:
+                motion, error = self.net.said(self.net.read(shown, number), number)
+                drawn = [motion]
             places = body.placed(self.net.poses(digest, number).double().cpu().numpy()) if body.sees_poses else None
         motion = body.physical(torch.stack(drawn).double().cpu().numpy())
         seen = self._seen(body, places) if places is not None and "place_m" in self.card.errors else None
-        return Reading(where=where, motion=motion, scale=body.scale, commands=body.commands, seen=seen)
+        doubt = None if error is None else error.double().cpu().numpy() * body.scale
+        return Reading(where=where, motion=motion, scale=body.scale, commands=body.commands, seen=seen, error=doubt)
+
+    def misread(self, clip: Clip) -> tuple[Tensor, Tensor] | None:
+        """Return the tokens ``(w, horizon, width)`` of each window, and the error of the motion said from them.
+
+        The error ``(w, horizon, m)`` is in usual sizes of motion. None for a clip without a whole window or a motion.
+        """
+        number = embodiment_number(self.card, clip)
+        where = whole_windows(clip.time, self.card.horizon, clip.length)
+        if clip.motion is None or not len(where.start):
+            return None
+        device = next(self.net.parameters()).device
+        true = self.card.embodiments[number].normal(clip.motion[where.start[:, None] + np.arange(where.horizon)])
+        with torch.no_grad():
+            digest = self.net.digest(as_input(torch.from_numpy(clip.frames).to(device)))
+            shown = digest[torch.from_numpy(where.first[:, None] + np.array(self.card.offsets)).to(device)]
+            tokens = self.net.read(shown, number)
+            return tokens, self.net.said(tokens, number)[0] - torch.from_numpy(true).float().to(device)
 
     def places(self, clip: Clip) -> Array | None:
         """Return where the hands are in each picture, ``(frames, 9 n)``; None where that was not learned."""
@@ -123,12 +147,7 @@ class Idm:
             pictures = as_input(torch.from_numpy(clip.frames).to(next(self.net.parameters()).device))
             return body.placed(self.net.poses(self.net.digest(pictures), number).double().cpu().numpy())
 
-    def _rounds(self) -> int:
-        return self.samples if self.card.spec.head == "flow" else 1
-
-    def _motion(self, shown: Tensor, number: int, sample: int) -> Tensor:
-        if self.card.spec.head == "regression":
-            return self.net.motion(shown, number)
+    def _drawn(self, shown: Tensor, number: int, sample: int) -> Tensor:
         shape = (len(shown), self.card.horizon, len(self.card.embodiments[number].scale))
         noise = torch.randn(shape, generator=generator_of(self.seed, sample)).to(shown.device)
         return carried(
@@ -194,7 +213,7 @@ def embodiment_number(card: IdmCard, clip: Clip) -> int:
 def network_of(card: IdmCard) -> IdmNet:
     """Return a network of the card's sizes with random weights."""
     widths = [Widths(motion=len(body.scale), pose=9 * len(body.hands)) for body in card.embodiments]
-    return IdmNet(card.spec, card.grid.shape, card.horizon, len(card.offsets), widths)
+    return IdmNet(card.spec, card.grid.shape, card.horizon, len(card.offsets), widths, doubts=card.doubts)
 
 
 def card_json(card: IdmCard) -> dict[str, Any]:

@@ -65,21 +65,40 @@ class Widths:
 class Head(nn.Module):
     """What belongs to one embodiment: its rows into tokens, tokens into rows, digests into poses."""
 
-    def __init__(self, width: int, digest: int, widths: Widths) -> None:
-        """Make it with random weights."""
+    def __init__(self, width: int, digest: int, widths: Widths, *, doubts: bool = False) -> None:
+        """Make it with random weights; with `doubts` it can say how large its errors are."""
         super().__init__()
         self.into = nn.Linear(widths.motion, width)
         self.out = nn.Linear(width, widths.motion)
         self.pose = nn.Sequential(
             nn.Linear(digest * width, 2 * width), nn.GELU("tanh"), nn.Linear(2 * width, widths.pose)
         )
+        self.doubt = Doubt(width, widths.motion) if doubts else None
+
+
+class Doubt(nn.Sequential):
+    """Says the logarithm of the standard deviation of each number's error, from the tokens it was read from."""
+
+    def __init__(self, width: int, motion: int) -> None:
+        """Make it; at first every error is of the size of usual motion."""
+        last = nn.Linear(width, motion)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        super().__init__(nn.Linear(width, width), nn.GELU("tanh"), last)
 
 
 class IdmNet(nn.Module):
     """Eye, reader and heads."""
 
     def __init__(
-        self, spec: IdmSpec, shape_px: tuple[int, int], horizon: int, pictures: int, heads: list[Widths]
+        self,
+        spec: IdmSpec,
+        shape_px: tuple[int, int],
+        horizon: int,
+        pictures: int,
+        heads: list[Widths],
+        *,
+        doubts: bool = False,
     ) -> None:
         """Make it with random weights, for windows of `horizon` actions that show so many pictures."""
         super().__init__()
@@ -92,7 +111,7 @@ class IdmNet(nn.Module):
         self.noisiness = nn.Sequential(nn.Linear(width, width), nn.GELU("tanh"), nn.Linear(width, width))
         self.blocks = nn.ModuleList(Block(width, spec.eye.heads) for _ in range(spec.layers))
         self.last = nn.LayerNorm(width)
-        self.heads = nn.ModuleList(Head(width, self.digest_tokens, widths) for widths in heads)
+        self.heads = nn.ModuleList(Head(width, self.digest_tokens, widths, doubts=doubts) for widths in heads)
 
     def digest(self, pictures: Tensor) -> Tensor:
         """Return ``(..., k, width)`` of pictures ``(..., 3, h, w)``, each seen alone."""
@@ -112,6 +131,10 @@ class IdmNet(nn.Module):
             noisy: ``(b, horizon, m)``: where flow matching is.
             times: ``(b,)``: its time.
         """
+        return self._head(head).out(self.read(digest, head, noisy, times))
+
+    def read(self, digest: Tensor, head: int, noisy: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        """Return the tokens ``(b, horizon, width)`` that `motion` is said from; arguments likewise."""
         part = self._head(head)
         seen = (digest + self.when).flatten(1, 2)
         asked = self.action.expand(len(digest), -1, -1)
@@ -120,7 +143,21 @@ class IdmNet(nn.Module):
         tokens = torch.cat([seen, asked], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        return part.out(self.last(tokens[:, -self.horizon :]))
+        return self.last(tokens[:, -self.horizon :])
+
+    def said(self, tokens: Tensor, head: int) -> tuple[Tensor, Tensor | None]:
+        """Return normalised motion ``(b, horizon, m)`` and the standard deviation of its error, where that is known.
+
+        Args:
+            tokens: as `read` gives them.
+            head: number of the embodiment.
+        """
+        part = self._head(head)
+        return part.out(tokens), None if part.doubt is None else part.doubt(tokens).exp()
+
+    def doubts(self) -> nn.Module:
+        """Return the parts that say how large errors are, as one module."""
+        return nn.ModuleList(head.doubt for head in self.heads if isinstance(head, Head) and head.doubt is not None)
 
     def _head(self, number: int) -> Head:
         head = self.heads[number]

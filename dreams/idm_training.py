@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from factory.durable import json_bytes
 from factory.errors import SpecError
 
 Array = NDArray[np.float64]
+_DOUBTED, _DOUBT_STEPS, _DOUBT_BATCH = 400, 1000, 128
+"""Held-out clips from which a model learns how large its errors are, steps of that, and windows in a step."""
 
 
 def train_idm(
@@ -83,8 +86,48 @@ def train_idm(
         Idm(card, net, name=folder.name), [seen[i] for seen in (clips, again) if seen for i in held], starts or {}
     )
     card = replace(card, errors=errors)
+    if spec.head == "regression" and done == schedule.steps:
+        known = [seen[i] for seen in (clips, again) if seen for i in _some(held)]
+        card, net = _doubting(card, net, known, steps=min(_DOUBT_STEPS, schedule.steps))
     version = publish(net, folder, MODEL, card_json(card))
     return Idm(replace(card, version=version), net, name=folder.name)
+
+
+def _some(held: Sequence[int]) -> list[int]:
+    return [held[int(i)] for i in np.unique(np.linspace(0, len(held) - 1, _DOUBTED).round().astype(int))]
+
+
+def _doubting(card: IdmCard, net: IdmNet, held: Sequence[Clip], *, steps: int) -> tuple[IdmCard, IdmNet]:
+    """Return a model that says the same, and how large its error is: learned from clips that it did not learn from.
+
+    What is learned is the standard deviation under which the errors are likeliest, as normal (Nix and Weigend 1994,
+    "Estimating the Mean and Variance of the Target Probability Distribution"), the motion itself left as it is.
+    """
+    card = replace(card, doubts=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(card.schedule["seed"])
+        more = network_of(card).to(next(net.parameters()).device)
+    more.load_state_dict(net.state_dict(), strict=False)
+    model, examples = Idm(card, more, name=""), dict[int, list[tuple[Tensor, Tensor]]]()
+    for clip in held:
+        if (found := model.misread(clip)) is not None:
+            examples.setdefault(embodiment_number(card, clip), []).append(found)
+    joined = {number: tuple(map(torch.cat, zip(*found, strict=True))) for number, found in examples.items()}
+
+    def loss(draw: torch.Generator) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = {}
+        for number, (tokens, missed) in joined.items():
+            rows = torch.randint(len(tokens), (_DOUBT_BATCH,), generator=draw)
+            _, error = more.said(tokens[rows], number)
+            assert error is not None  # noqa: S101 - the card says it doubts
+            parts[f"doubt_{number}"] = (error.log() + 0.5 * (missed[rows] / error).square()).mean()
+        return parts
+
+    if joined:
+        plan = Schedule(steps=steps, batch=_DOUBT_BATCH, rate=3e-3, seed=card.schedule["seed"])
+        with TemporaryDirectory() as place:  # seconds of work, done anew whenever the motion was learned further
+            descend(more.doubts(), loss, Path(place), plan, about={})
+    return card, more
 
 
 class _Batches:

@@ -60,6 +60,8 @@ class Reading:
         commands: ``(g, 3)`` for each element that is a finger's command, in their order: least, greatest, and 1 where
             only these two are valid.
         seen: where the hands are; None where the model does not say.
+        error: ``(w, horizon, m)``: standard deviation of the motion's error as the model expects it, in its units; None
+            where the model does not say.
     """
 
     where: Windows
@@ -67,6 +69,7 @@ class Reading:
     scale: Array
     commands: Array
     seen: Seen | None = None
+    error: Array | None = None
 
 
 class Reads(Protocol):
@@ -115,7 +118,11 @@ def label(clip: Clip, model: Reads, *, start: Mapping[str, Array] | None = None)
 
 
 def merged_reading(reading: Reading, steps: int) -> tuple[Array, Array]:
-    """Return motion ``(steps, m)`` and confidence ``(steps,)`` of windows merged in the order of time."""
+    """Return motion ``(steps, m)`` and confidence ``(steps,)`` of windows merged in the order of time.
+
+    Confidence is 1 / (1 + d), d the root of the sum of two squares in usual sizes of motion: what windows or samples
+    differ by, and the error that the model expects, averaged over windows.
+    """
     scaled = reading.motion / reading.scale
     mean, between = merged(scaled.mean(axis=0), reading.where, steps)
     spread = np.nan_to_num(between, nan=-1.0)
@@ -127,7 +134,11 @@ def merged_reading(reading: Reading, steps: int) -> tuple[Array, Array]:
     known = np.flatnonzero(spread >= 0.0)
     # A step that one window alone shows is as uncertain as the nearest step that several show.
     nearest = known[np.abs(known[:, None] - np.arange(steps)).argmin(axis=0)] if len(known) else None
-    confidence = 1.0 / (1.0 + spread[nearest]) if nearest is not None else np.full(steps, 0.5)
+    doubt = np.full(steps, 1.0) if nearest is None else spread[nearest]
+    if reading.error is not None:
+        expected, _ = merged(((reading.error / reading.scale) ** 2).mean(axis=-1, keepdims=True), reading.where, steps)
+        doubt = np.sqrt((0.0 if nearest is None else doubt**2) + np.nan_to_num(expected[:, 0]))
+    confidence = 1.0 / (1.0 + doubt)
     confidence[shown[-1] + 1 :] = 0.0
     mean[shown[-1] + 1 :] = mean[shown[-1]]
     return mean * reading.scale, confidence

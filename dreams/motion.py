@@ -30,8 +30,8 @@ class Labels:
         motion: ``(steps, m)`` rows; metres, radians, commands.
         T_base_eef: end effector -> poses ``(steps + 1, 4, 4)`` which that motion goes through; None where nobody said
             where the hands are: then they start where the simulator's do.
-        confidence: ``(steps,)`` in [0, 1]: 1 / (1 + spread of what windows and samples say, in usual sizes of motion);
-            0 for steps that no window shows.
+        confidence: ``(steps,)`` in [0, 1]: 1 / (1 + what windows and samples differ by and the model expects to err, in
+            usual sizes of motion); 0 for steps that no window shows.
         model: who read it; likewise version.
         version: see model.
     """
