@@ -23,7 +23,7 @@ from dreams.idm import horizon_of, open_idm, whole_windows
 from dreams.idm_net import IdmSpec
 from dreams.idm_training import train_idm
 from dreams.label_card import idm_card
-from dreams.labelling import Reading, Seen, correction, label
+from dreams.labelling import Reading, Seen, correction, label, merged_reading
 from dreams.latent_card import latent_card
 from dreams.latents import LatentSpec, bounded, codes_of, latent_labels, open_latents, rounded, train_latents
 from dreams.motion import Labels, poses_of
@@ -317,6 +317,46 @@ def test_an_eye_sees_large_pictures_at_the_price_of_small_ones():
     for patch, size in ((12, 96), (16, 72)):
         with pytest.raises(SpecError, match="multiple"):
             Patches(replace(SMALL.eye, patch_px=patch), (size, size))
+
+
+def test_expected_errors_lower_confidence_where_they_are_expected():
+    clip = clip_of(*wandering(1, 64))
+    sure = Oracle().read(clip)
+    np.testing.assert_allclose(merged_reading(sure, 64)[1], 1.0, atol=1e-9)
+    error = np.zeros_like(sure.motion[0])
+    error[(sure.where.start[:, None] + np.arange(16) >= 30) & (sure.where.start[:, None] + np.arange(16) < 40)] = 0.03
+    motion, confidence = merged_reading(replace(sure, error=error), 64)
+    np.testing.assert_allclose(confidence[30:40], 1.0 / (1.0 + 3.0))
+    np.testing.assert_allclose(np.delete(confidence, range(30, 40)), 1.0)
+    np.testing.assert_array_equal(motion, merged_reading(sure, 64)[0])
+
+
+def test_a_model_learns_how_large_its_errors_are(tmp_path: Path):
+    """Pictures that show nothing are doubted, although windows agree; what it says is likelier than any constant."""
+    clips, starts = discs(40)
+    some = [blank(clip) if number in (4, 9, 14, 19) else clip for number, clip in enumerate(clips)]
+    plan = Schedule(steps=250, rate=5e-3, warmup=20, mean=0.97)
+    model = train_idm(some, tmp_path, SMALL, plan, starts=starts)  # 4 and 14 only say how large errors are, with 24, 34
+    unseen = discs(8, first=90)[0]
+    missed, said = ([], [])
+    for clip in [*unseen, *map(blank, unseen)]:
+        reading = model.read(clip)
+        assert clip.motion is not None
+        assert reading.error is not None
+        true = clip.motion[reading.where.start[:, None] + np.arange(16)]
+        missed.append(((reading.motion[0] - true) / reading.scale)[..., -1])
+        said.append((reading.error / reading.scale)[..., -1])
+    assert np.mean(said[:8]) < 0.6 * np.mean(said[8:]), "whether the fingers are closed is seen, or not"
+    off, sigma = np.concatenate(missed), np.concatenate(said)
+    constant = np.sqrt(np.mean(off**2))
+    assert np.mean(np.log(sigma) + 0.5 * (off / sigma) ** 2) < np.log(constant) + 0.5
+    again, confidence = open_idm(tmp_path), label(unseen[0], model).confidence
+    np.testing.assert_array_equal(label(unseen[0], again).confidence, confidence)
+    assert confidence.mean() > label(blank(unseen[0]), model).confidence.mean()
+
+
+def blank(clip: Clip) -> Clip:
+    return replace(clip, frames=np.full_like(clip.frames, 110))
 
 
 @pytest.mark.parametrize("head", ["regression", "flow"])
