@@ -42,7 +42,7 @@ class DreamRequest(Body):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"tasks": ["tabletop"], "held_out": True, "frames": 40, "video": "video/training/model"},
+                {"tasks": ["tabletop"], "held_out": True, "frames": 40},
                 {"dataset": "ds_0123456789abcdef", "frames": 10, "seeds": 4, "video": "wan", "judge": "endpoint"},
             ]
         }
@@ -62,7 +62,7 @@ class DreamRequest(Body):
     propose: Proposer = Field(
         default="state", description="Who proposes instructions: what the simulator knows, or the language model."
     )
-    video: Annotated[Model, StringConstraints(min_length=1)] = Field(description="The video model's folder.")
+    video: Model = Field(default="", description="The video model's folder; empty for the shipped one.")
     idm: Model = Field(default="", description="The inverse dynamics model's folder; empty for the shipped one.")
     latents: Model = Field(default="", description="A latent action model's folder; empty for none.")
     judge: JudgedBy = "nobody"
@@ -98,8 +98,9 @@ class DreamRequest(Body):
 def request_of(asked: DreamSpec, *, max_wall_s: float | None = None) -> dict[str, Any]:
     """Return the body that asks for the same again, without what is as usual."""
     fields = {name: getattr(asked, name) for name in DreamSpec.__dataclass_fields__}
-    said = DreamRequest.model_validate({**fields, "max_wall_s": max_wall_s})
-    return {"video": asked.video, **said.model_dump(mode="json", exclude_defaults=True)}
+    return DreamRequest.model_validate({**fields, "max_wall_s": max_wall_s}).model_dump(
+        mode="json", exclude_defaults=True
+    )
 
 
 def enter(service: Service, asked: DreamRequest, caller: Caller, *, name: str | None) -> Entered:

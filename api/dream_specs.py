@@ -41,11 +41,12 @@ class DreamSpec:
         seeds: dreams of each instruction.
         seed: of starts and dreams.
         propose: see `Proposer`.
-        video: folder of the video model, below the installation's folder of models.
-        idm: likewise of the inverse dynamics model; empty for the one that comes with the package.
+        video: folder of the video model, below the installation's folder of models, or the name of one that comes with
+            the package; empty for the usual one of these.
+        idm: likewise of the inverse dynamics model.
         latents: likewise of a latent action model; empty for none.
         judge: who judges; "endpoint" asks the installation's language model.
-        classifier: folder of the classifier, when it judges; empty for the one that comes with the package.
+        classifier: likewise of the classifier, when it judges.
         votes: how often a language model is asked about each dream; `pictures` it is shown.
         pictures: see votes.
         budget_usd: most that requests to it may cost; None for no limit.
@@ -65,7 +66,7 @@ class DreamSpec:
     seeds: int = 1
     seed: int = 0
     propose: Proposer = "state"
-    video: str
+    video: str = ""
     idm: str = ""
     latents: str = ""
     judge: JudgedBy = "nobody"
@@ -94,7 +95,7 @@ class DreamSpec:
                 f"one job dreams at most {MOST_DREAMS}"
             )
         for name in ("video", "idm", "latents", "classifier"):
-            _check_model(name, getattr(self, name), needed=name == "video")
+            _check_model(name, getattr(self, name))
         if self.classifier and self.judge != "classifier":
             raise SpecError(f"classifier {self.classifier!r} judges nothing: judge is {self.judge!r}, not 'classifier'")
         if self.budget_usd is not None and not self.budget_usd > 0:
@@ -122,10 +123,8 @@ def dream_spec_from_json(value: Mapping[str, Any]) -> DreamSpec:
     return DreamSpec(**fields)
 
 
-def _check_model(field: str, name: str, *, needed: bool) -> None:
-    if not name and not needed:
-        return
-    if not re.fullmatch(MODEL_NAME, name):
+def _check_model(field: str, name: str) -> None:
+    if name and not re.fullmatch(MODEL_NAME, name):
         raise SpecError(
             f"{field} is {name!r}; expected the name of a folder below the installation's folder of models, such as "
             "'video/training/model'"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from api.dream_specs import DreamSpec
 from api.messages import Done, Work
 from api.store import Store
 from api.tables import Dream, Job, Unit
+from dreams.shipped import IDM, USUAL, VIDEO, shipped
 from factory.dataset_checks import verify_dataset
 from factory.dataset_reading import dataset_digest, open_dataset, read_episodes
 from factory.errors import ServiceError, SpecError
@@ -525,7 +527,13 @@ def test_no_model_lies_outside_the_folder_of_models(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="FACTORY_LLM_URL"):
         check_models(given, endpoint)
     shipped_judge = DreamSpec(tasks=TASKS, video="mine", judge="classifier")
-    assert check_models(given, shipped_judge) == {"video": root / "mine"}
+    usual = {kind: shipped(name) for kind, name in USUAL.items()}
+    assert check_models(given, shipped_judge) == {**usual, "video": root / "mine"}
+    bare = DreamSpec(tasks=TASKS)
+    assert check_models({}, bare) == {"video": shipped(VIDEO), "idm": shipped(IDM)}, "without any folder of models"
+    assert check_models({}, replace(bare, video=VIDEO)) == check_models({}, bare)
+    (root / VIDEO).mkdir()
+    assert model_folder(given, "video", VIDEO) == root / VIDEO, "a folder of the installation's own comes first"
     with pytest.raises(SpecError, match="judges nothing"):
         DreamSpec(tasks=TASKS, video="mine", classifier="mine")
 

@@ -41,10 +41,10 @@ def label_card(
     as_json: AsJson = False,
 ) -> None:
     """Measure an inverse dynamics model on episodes whose motion is known."""
-    from dreams.shipped import IDM, shipped
+    from dreams.shipped import IDM, named
     from workers.dream_cards import label_card as measured
 
-    found = measured(idm or shipped(IDM), datasets, out=picture)
+    found = measured(named(idm, IDM), datasets, out=picture)
     lines = {
         name: f"{value['value']:.3g}  ({value['low']:.3g} to {value['high']:.3g})"
         for name, value in found.items()
@@ -111,13 +111,13 @@ def judge_card(
     from dreams.classifier import judge_embedded, open_classifier
     from dreams.judge_card import figures
     from dreams.judge_card import picture as drawn
-    from dreams.shipped import JUDGE, shipped
+    from dreams.shipped import JUDGE, named
     from workers.dream_judging import by_endpoint, card_of_judge, examples_from
 
     examples, grid, _ = examples_from(plays, dataset or [])
     asks = None if classifier else endpoint_of(ledger, endpoint, model, budget_usd, prices)
     if asks is None:
-        opened = open_classifier(classifier or shipped(JUDGE))
+        opened = open_classifier(named(classifier, JUDGE))
         judges = lambda shown, text, number: judge_embedded(shown, text, opened, count=number)  # noqa: E731
     else:
         judges = by_endpoint(asks, [example.instruction for example in examples])

@@ -170,11 +170,11 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Dream every proposal of a run. Stopped and called again it goes on, with the same pictures."""
-    from dreams.shipped import VIDEO, shipped
+    from dreams.shipped import VIDEO, named
     from dreams.video import Sampling, open_model
     from workers import dreaming
 
-    opened = open_model(model or shipped(VIDEO), lora=lora, device=device)
+    opened = open_model(named(model, VIDEO), lora=lora, device=device)
     with progress_of("dreams", quiet=as_json) as said:
         made = dreaming.dream(
             existing_run(run), opened, Sampling(steps=steps, guidance=guidance), batch=batch, said=said
@@ -210,9 +210,9 @@ def judge(
             dreaming.judge_by_model(where, asks, JudgeSpec(frames=pictures, votes=votes), said=said)
         else:
             from dreams.classifier import open_classifier
-            from dreams.shipped import JUDGE, shipped
+            from dreams.shipped import JUDGE, named
 
-            dreaming.judge_by_classifier(where, open_classifier(classifier or shipped(JUDGE)), said=said)
+            dreaming.judge_by_classifier(where, open_classifier(named(classifier, JUDGE)), said=said)
     facts = dream_folder.summary(where)
     told(facts["verdicts"], lines_of(facts["verdicts"]), as_json)
 
@@ -239,9 +239,9 @@ def label(
     with progress_of("dreams", quiet=as_json) as said:
         if motion:
             from dreams.idm import open_idm
-            from dreams.shipped import IDM, shipped
+            from dreams.shipped import IDM, named
 
-            new["motion"] = dreaming.label(where, open_idm(idm or shipped(IDM), device=device), said=said)
+            new["motion"] = dreaming.label(where, open_idm(named(idm, IDM), device=device), said=said)
         if latents is not None:
             from dreams.latents import open_latents
 
@@ -373,11 +373,11 @@ def control(
         found = clips_of_datasets([needed(dataset, "--dataset")], views, size, frames, stride)
         made = dream_controls.nearest(where, existing_run(needed(of, "--of")), found)
     else:
-        from dreams.shipped import VIDEO, shipped
+        from dreams.shipped import VIDEO, named
         from dreams.video import open_model
 
         other = existing_run(needed(of, "--of"))
-        opened = open_model(model or shipped(VIDEO))
+        opened = open_model(named(model, VIDEO))
         if kind == "coded":
             made = dream_controls.coded(where, other, opened)
         else:
@@ -447,10 +447,10 @@ def run_all(
 ) -> None:
     """Do every stage of a run; what was done before is not done again."""
     from dreams.model_folder import read_card
-    from dreams.shipped import VIDEO, shipped
+    from dreams.shipped import VIDEO, named
     from workers import dream_folder
 
-    card = read_card(video or shipped(VIDEO))
+    card = read_card(named(video, VIDEO))
     if card is None:
         raise SpecError(
             f"{video} does not say for which views and clock it was made; `factory dream finetune` adds that"

@@ -113,7 +113,7 @@ class Dreamer:
                 "`factory dream finetune DATASET --model FOLDER --lora RANK --out FOLDER` makes one that has"
             )
         shares = _shares(asked) if asked.tasks else {}
-        models = {kind: f"{getattr(asked, kind)} {digest(folder)}" for kind, folder in folders.items()}
+        models = {kind: f"{getattr(asked, kind) or folder.name} {digest(folder)}" for kind, folder in folders.items()}
         del run
         return {"facts": {"shares": shares, "grid": asdict(card.grid), "models": models}}
 
@@ -171,9 +171,8 @@ class Dreamer:
         del work
         if asked.judge == "classifier":
             from dreams.classifier import open_classifier  # noqa: PLC0415 - brings torch
-            from dreams.shipped import JUDGE, shipped  # noqa: PLC0415
 
-            folder = check_models(self._given, asked).get("classifier") or shipped(JUDGE)
+            folder = check_models(self._given, asked)["classifier"]
             classifier = self._opened("classifier", folder, lambda: open_classifier(folder))
             dreaming.judge_by_classifier(run, classifier, names=set(names), said=_asks(wanted))
         else:
@@ -190,11 +189,10 @@ class Dreamer:
 
     def _label(self, work: Work, asked: DreamSpec, run: Run, names: Sequence[str], wanted: Wanted) -> Facts:
         from dreams.idm import open_idm  # noqa: PLC0415 - brings torch
-        from dreams.shipped import IDM, shipped  # noqa: PLC0415
 
         del work
         folders, device = check_models(self._given, asked), _device()
-        folder = folders.get("idm") or shipped(IDM)
+        folder = folders["idm"]
         idm = self._opened("idm", folder, lambda: open_idm(folder, device=device))
         dreaming.label(run, idm, names=set(names), said=_asks(wanted))
         if "latents" in folders:

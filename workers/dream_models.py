@@ -1,6 +1,7 @@
 """Which models a worker dreams with: folders below the installation's folder of models, and its language model.
 
-FACTORY_MODELS names the folder. A request names models by their place in it; no name leads out of it. FACTORY_LLM_URL,
+FACTORY_MODELS names the folder. A request names models by their place in it; no name leads out of it. Those that come
+with the package are known by their names, where the folder has nothing of that name. FACTORY_LLM_URL,
 FACTORY_LLM_MODEL, FACTORY_LLM_KEY and FACTORY_LLM_PRICES ("0.4,1.6", USD per million tokens in and out) say which
 language model is asked.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.dream_specs import MODEL_NAME, DreamSpec
+from dreams.shipped import USUAL, is_shipped, shipped
 from factory.errors import SpecError
 
 if TYPE_CHECKING:
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 
 MODELS, URL, MODEL, PRICES = (f"FACTORY_{name}" for name in ("MODELS", "LLM_URL", "LLM_MODEL", "LLM_PRICES"))
 _MAKES: Mapping[str, str] = {
-    "video": "`factory dream finetune DATASET --out {training}` trains a small one (its subfolder `model`), and "
-    "`hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers --local-dir {folder}` fetches a large one to adapt",
+    "video": "`factory dream finetune DATASET --out {training}` trains a small one (its subfolder `model`), "
+    "`hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers --local-dir {folder}` fetches a large one to adapt; without a name "
+    "the shipped one dreams",
     "idm": "`factory dream train-idm DATASET --out {folder}` trains one; without a name the shipped one reads",
     "latents": "`factory dream train-latents DATASET --out {folder}` trains one",
     "classifier": "`factory dream train-judge PLAYS --out {folder}` trains one; without a name the shipped one judges",
@@ -47,12 +50,14 @@ def model_folder(given: Mapping[str, str], kind: str, name: str) -> Path:
     Args:
         given: environment variables.
         kind: "video", "idm", "latents" or "classifier".
-        name: its place below FACTORY_MODELS.
+        name: its place below FACTORY_MODELS, or what it is called among those that come with the package.
 
     Raises:
         SpecError: there is no folder of models, the name leads out of it, or nothing is there; the sentence says which
             command or download provides it.
     """
+    if is_shipped(name) and not (given.get(MODELS) and Path(given[MODELS], name).is_dir()):
+        return shipped(name)
     if not given.get(MODELS):
         raise SpecError(f"{kind} model {name!r}: this worker has no folder of models; {MODELS} names it")
     root = Path(given[MODELS]).resolve()
@@ -67,8 +72,12 @@ def model_folder(given: Mapping[str, str], kind: str, name: str) -> Path:
 
 
 def check_models(given: Mapping[str, str], asked: DreamSpec) -> dict[str, Path]:
-    """Return the folder of every model that a job names. Raises SpecError for one that is missing."""
-    names = {kind: getattr(asked, kind) for kind in _MAKES}
+    """Return the folder of every model that a job needs, the usual shipped one where it names none.
+
+    Raises SpecError for one that is missing.
+    """
+    usual = {kind: name for kind, name in USUAL.items() if kind != "classifier" or asked.judge == "classifier"}
+    names = {kind: getattr(asked, kind) or usual.get(kind) for kind in _MAKES}
     found = {kind: model_folder(given, kind, name) for kind, name in names.items() if name}
     if asked.asks_endpoint:
         _check_endpoint(given)

@@ -80,7 +80,7 @@ def finetune(
     *,
     out: Annotated[Path, typer.Option(help="Folder of the training; the model is its subfolder 'model'.")],
     model: Annotated[
-        Path | None, typer.Option(help="Folder of the video model to begin with. Default: a new one.")
+        Path | None, typer.Option(help="Folder or shipped name of the video model to begin with. Default: a new one.")
     ] = None,
     new: Annotated[Literal["tiny", "small", "base"], typer.Option(help="Size of a new model.")] = "small",
     lora: Annotated[int | None, typer.Option(min=1, help="Rank of an adaptation. Default: all weights.")] = None,
@@ -109,11 +109,13 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Teach a video model the episodes of datasets, or make a small one from nothing; draws its curve and samples."""
+    from dreams.shipped import VIDEO, named
     from workers.dream_training import VideoTraining, train_video
 
     found = train_video(
         VideoTraining(
-            datasets=tuple(datasets), out=out, base=model, size=new, lora=lora, steps=steps, batch=batch, rate=rate,
+            datasets=tuple(datasets), out=out, base=named(model, VIDEO) if model else None,
+            size=new, lora=lora, steps=steps, batch=batch, rate=rate,
             codec_steps=codec_steps, episodes_fraction=episodes_fraction, sources_only=sources_only,
             views=names_of(views) if views else None, size_px=size, frames=frames, stride=stride, seed=seed,
             max_s=max_s, device=device,
@@ -155,10 +157,11 @@ def train_idm(
     from dreams.embodiments import starts_of
     from dreams.idm_net import IdmSpec
     from dreams.idm_training import train_idm as train
+    from dreams.shipped import VIDEO, named
     from dreams.video import open_model
     from dreams.vision import EyeSpec, patch_of
 
-    video = open_model(through, device=device) if through else None  # before minutes of reading
+    video = open_model(named(through, VIDEO), device=device) if through else None  # before minutes of reading
     clips = clips_of_datasets(datasets, views, size, frames, stride, episodes_fraction)
     starts = {name: hands for each in datasets for name, hands in starts_of(each).items()}
     schedule = Schedule(steps=steps, batch=batch, rate=rate, seed=seed)

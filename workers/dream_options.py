@@ -24,7 +24,10 @@ Pixels = Annotated[int, typer.Option(help="Height and width of each view, pixels
 Frames = Annotated[int, typer.Option(help="Pictures of a clip, 4 k + 1.")]
 Stride = Annotated[int | None, typer.Option(help="Control steps from picture to picture. Default: what fits.")]
 MaxS = Annotated[float | None, typer.Option(help="Pause after so many seconds; the same command goes on.")]
-VideoFolder = Annotated[Path | None, typer.Option(help="Folder of the video model. Default: the shipped small one.")]
+VideoFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the video model, or the name of a shipped one. Default: video-tabletop-64."),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
 Url = Annotated[str, typer.Option(help="An OpenAI-compatible server, up to /v1. Default: FACTORY_LLM_URL.")]
 Model = Annotated[str, typer.Option(help="The server's name of the model. Default: FACTORY_LLM_MODEL.")]

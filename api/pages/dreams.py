@@ -124,7 +124,7 @@ def settings(job: Job) -> list[tuple[str, str]]:
         ("Starts", asked.variant + (", held-out tasks alone" if asked.held_out else "")),
         ("Dreams", f"{asked.per_frame} for each frame, {asked.seeds} of each instruction"),
         ("Proposed by", "what the simulator knows" if asked.propose == "state" else "the language model"),
-        ("Video model", f"{asked.video}, {asked.steps} steps"),
+        ("Video model", f"{asked.video or 'the shipped one'}, {asked.steps} steps"),
         ("Judged by", (asked.classifier or "the shipped classifier") if asked.judge == "classifier" else asked.judge),
         ("Read by", asked.idm or "the shipped inverse dynamics model"),
         ("Latent actions", asked.latents),
@@ -269,4 +269,4 @@ def _form_page(
 def _models_used(session: Session) -> Sequence[str]:
     """Return the video models of earlier jobs, newest first: what may be suggested."""
     rows = session.exec(select(Job.spec).where(Job.purpose == "dream").order_by(col(Job.created_at).desc()).limit(50))
-    return list(dict.fromkeys(str(spec["dream"]["video"]) for spec in rows))
+    return [name for name in dict.fromkeys(str(spec["dream"]["video"]) for spec in rows) if name]
