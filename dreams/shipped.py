@@ -12,6 +12,8 @@ IDM = "idm-tabletop-64"
 """Inverse dynamics of the tabletop scene seen by its `dream_view` at 64 px, stride 4."""
 VIDEO = "video-tabletop-64"
 """A video model of the same pictures, 33 of them."""
+WIDE = "video-tabletop-128"
+"""A video model of `dream_view` and `sideview` at 128 px, grown out of that."""
 
 JUDGE = "judge-tabletop-64"
 """A classifier of the same pictures, as clips of any number of them, and of that scene's words."""

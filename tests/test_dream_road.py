@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dreams.clips import read_clips
+from dreams.clips import cameras_of, read_clips
 from dreams.codec import psnr_db
 from dreams.example_book import read_examples
 from dreams.frame_book import read_frames
 from dreams.idm import open_idm
 from dreams.instructions import Instruction
+from dreams.shipped import VIDEO, WIDE, shipped
 from dreams.timebase import TimeBase
 from dreams.video import open_model
 from dreams.views import Grid
@@ -225,6 +226,29 @@ def test_a_dream_of_the_shipped_model_goes_on_with_other_things(folder: Path, ru
         assert (then.thing, then.target) != (proposal.instruction.thing, proposal.instruction.target)
         assert dreamt.frames.shape[0] == 65
         assert dreamt.seams == (32,)
+
+
+def test_a_dream_of_two_cameras_is_read_judged_tried_and_comes_apart_again(folder: Path) -> None:
+    """The shipped model of 128 pixels; labels and judge know one camera and 64."""
+    wide = folder / "wide"
+    asked = (TASKS[0], "--video", WIDE, "--count", 1, "--steps", 4)
+    found = factory("dream", "run", wide, *asked, "--out", folder / "wide-datasets")
+    assert found["executed"] == found["labelled"] == 1
+    assert found["verdicts"]["error"] == found["verdicts"]["not_judged"] == 0
+    [(_, _, frame, dreamt)] = dream_folder.each_dream(dream_folder.Run(root=wide))
+    assert dreamt.grid == Grid(views=(VIEW, "sideview"), height_px=128, width_px=128)
+    np.testing.assert_array_equal(dreamt.frames[0], frame.picture)
+    made = folder / "wide-datasets" / "labelled"
+    verify_dataset(made, decode=True)
+    assert cameras_of(made) == (VIEW, "sideview")
+    [clip] = read_clips(made, TIME, dreamt.grid)
+    assert psnr_db(clip.frames, dreamt.frames) > 28.0, "each camera has its own film, in order"
+
+
+def test_models_that_come_along_stay_small() -> None:
+    weights = [path.stat().st_size for path in shipped(VIDEO).parent.rglob("*.safetensors")]
+    assert sum(weights) < 40e6
+    assert max(weights) < 15e6
 
 
 def test_a_shuffled_sentence_has_neither_thing_nor_place_in_common_where_it_can() -> None:

@@ -409,6 +409,7 @@ def card(
     lines = {
         name: f"{true['value']:.1%} came true ({true['low']:.1%} to {true['high']:.1%}), "
         f"things kept in {each['things_kept']['value']:.0%}"
+        + ("" if each["seam_change"] is None else f", change at borders of views {each['seam_change']:.3f}")
         for name, each in found.items()
         for true in (each["follows"],)
     }
