@@ -30,7 +30,7 @@ from factory.errors import SpecError
 
 Array = NDArray[np.float64]
 _DOUBTED, _DOUBT_STEPS, _DOUBT_BATCH = 400, 1000, 128
-"""Held-out clips from which a model learns how large its errors are, steps of that, and windows in a step."""
+"""Held-out clips from which a model learns how large its errors are, steps of that at most, and windows in a step."""
 
 
 def train_idm(
@@ -88,7 +88,7 @@ def train_idm(
     card = replace(card, errors=errors)
     if spec.head == "regression" and done == schedule.steps:
         known = [seen[i] for seen in (clips, again) if seen for i in _some(held)]
-        card, net = _doubting(card, net, known)
+        card, net = _doubting(card, net, known, steps=min(_DOUBT_STEPS, 4 * schedule.steps))
     version = publish(net, folder, MODEL, card_json(card))
     return Idm(replace(card, version=version), net, name=folder.name)
 
@@ -97,7 +97,7 @@ def _some(held: Sequence[int]) -> list[int]:
     return [held[int(i)] for i in np.unique(np.linspace(0, len(held) - 1, _DOUBTED).round().astype(int))]
 
 
-def _doubting(card: IdmCard, net: IdmNet, held: Sequence[Clip]) -> tuple[IdmCard, IdmNet]:
+def _doubting(card: IdmCard, net: IdmNet, held: Sequence[Clip], *, steps: int) -> tuple[IdmCard, IdmNet]:
     """Return a model that says the same, and how large its error is: learned from clips that it did not learn from.
 
     What is learned is the standard deviation under which the errors are likeliest, as normal (Nix and Weigend 1994,
@@ -124,7 +124,7 @@ def _doubting(card: IdmCard, net: IdmNet, held: Sequence[Clip]) -> tuple[IdmCard
         return parts
 
     if joined:
-        plan = Schedule(steps=_DOUBT_STEPS, batch=_DOUBT_BATCH, rate=3e-3, seed=card.schedule["seed"])
+        plan = Schedule(steps=steps, batch=_DOUBT_BATCH, rate=3e-3, seed=card.schedule["seed"])
         with TemporaryDirectory() as place:  # seconds of work, done anew whenever the motion was learned further
             descend(more.doubts(), loss, Path(place), plan, about={})
     return card, more
