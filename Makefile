@@ -54,10 +54,11 @@ check: dreams
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Hundreds of processes are started, none of which should compile our modules anew, whatever the machine is set to.
 # Two at a time: fetching the one environment takes the network, the linters of the other take a core.
 test:
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check lerobot test-packages
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Builds every image, with Docker or, without an engine, with buildah.
 images:
