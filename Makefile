@@ -54,11 +54,12 @@ check: dreams
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Hundreds of processes are started, none of which should compile our modules anew, whatever the machine is set to.
+# Hundreds of processes are started, none of which should compile our modules anew, even where Python may not keep them.
 # Two at a time: fetching the one environment takes the network, the linters of the other take a core.
 test:
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check lerobot test-packages
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m compileall -q factory sim_tasks dreams api workers tests
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Builds every image, with Docker or, without an engine, with buildah.
 images:
